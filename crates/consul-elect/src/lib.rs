@@ -1,0 +1,1 @@
+//! Elect one node for a piece of work

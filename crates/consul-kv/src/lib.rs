@@ -1,0 +1,1 @@
+//! Read, write and wait for keys of Consul

@@ -1,0 +1,1 @@
+//! Turn changes in Consul into the runs that are needed

@@ -1,0 +1,1 @@
+//! Answer Hiera lookups from Consul and YAML

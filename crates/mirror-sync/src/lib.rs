@@ -1,0 +1,1 @@
+//! Mirror packages and git as signed snapshots

@@ -1,0 +1,1 @@
+//! Read the metadata that a cloud gave this machine

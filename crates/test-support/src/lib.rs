@@ -1,0 +1,1 @@
+//! Test harness: scratch environments, a scriptable Consul, git servers

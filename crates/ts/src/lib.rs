@@ -1,0 +1,1 @@
+//! Serialize runs of a command, coalesce requests, never lose one

@@ -1,0 +1,1 @@
+//! Development tasks: man pages and completions
