@@ -59,26 +59,14 @@ pub struct Tls {
 
 impl Default for Tls {
     fn default() -> Tls {
-        Tls {
-            ca_file: None,
-            ca_path: None,
-            client_cert: None,
-            client_key: None,
-            server_name: None,
-            verify: true,
-        }
+        Tls { ca_file: None, ca_path: None, client_cert: None, client_key: None, server_name: None, verify: true }
     }
 }
 
 impl Default for Config {
     fn default() -> Config {
         Config {
-            address: Address {
-                https: false,
-                host: "127.0.0.1".to_owned(),
-                port: 8500,
-                prefix: String::new(),
-            },
+            address: Address { https: false, host: "127.0.0.1".to_owned(), port: 8500, prefix: String::new() },
             token: None,
             token_file: None,
             tls: Tls::default(),
@@ -215,11 +203,7 @@ fn check_token(token: &str) -> Result<(), Error> {
 
 /// Reads a file that a setting names, up to a limit.
 pub(crate) fn read_file(setting: &str, path: &Path) -> Result<Vec<u8>, Error> {
-    let fail = |reason: String| Error::File {
-        setting: setting.to_owned(),
-        path: path.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| Error::File { setting: setting.to_owned(), path: path.to_owned(), reason };
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
     let mut bytes = Vec::new();
     file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;
@@ -242,10 +226,10 @@ impl Environment<'_> {
         match (self.lookup)(name) {
             None => Ok(None),
             Some(value) if value.is_empty() => Ok(None),
-            Some(value) => value.into_string().map(Some).map_err(|_| Error::Config {
-                setting: name.to_owned(),
-                reason: "it is not valid UTF-8".to_owned(),
-            }),
+            Some(value) => value
+                .into_string()
+                .map(Some)
+                .map_err(|_| Error::Config { setting: name.to_owned(), reason: "it is not valid UTF-8".to_owned() }),
         }
     }
 
@@ -255,10 +239,7 @@ impl Environment<'_> {
         match text.as_str() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-            _ => Err(Error::Config {
-                setting: name.to_owned(),
-                reason: format!("{text:?} is neither true nor false"),
-            }),
+            _ => Err(Error::Config { setting: name.to_owned(), reason: format!("{text:?} is neither true nor false") }),
         }
     }
 }
@@ -280,10 +261,7 @@ impl Address {
     /// Without a port an address with a scheme means the scheme's port, as for Consul's own
     /// programs, and one without a scheme means 8500. `setting` names the source in errors.
     pub fn parse(setting: &str, text: &str, https: bool) -> Result<Address, Error> {
-        let fail = |reason: &str| Error::Config {
-            setting: setting.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let fail = |reason: &str| Error::Config { setting: setting.to_owned(), reason: reason.to_owned() };
         let text = text.trim();
         let (https, default_port, rest) = match text.split_once("://") {
             None => (https, 8500, text),
@@ -310,22 +288,14 @@ impl Address {
         let (host, port) = split_port(authority).map_err(fail)?;
         let port = match port {
             None => default_port,
-            Some(port) => port
-                .parse::<u16>()
-                .ok()
-                .filter(|p| *p != 0)
-                .ok_or_else(|| fail(&format!("{port:?} is not a port")))?,
+            Some(port) => {
+                port.parse::<u16>().ok().filter(|p| *p != 0).ok_or_else(|| fail(&format!("{port:?} is not a port")))?
+            }
         };
-        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:%".contains(c))
-        {
+        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:%".contains(c)) {
             return Err(fail(&format!("{host:?} is not a host name or address")));
         }
-        Ok(Address {
-            https,
-            host: host.to_owned(),
-            port,
-            prefix: path.trim_end_matches('/').to_owned(),
-        })
+        Ok(Address { https, host: host.to_owned(), port, prefix: path.trim_end_matches('/').to_owned() })
     }
 
     /// Returns the host as it stands in a URL.
@@ -382,8 +352,21 @@ mod tests {
             assert_eq!(parse(text).as_deref(), Ok(want), "{text}");
         }
         for text in [
-            "", "http://", "unix:///run/x", "ftp://h", "h:0", "h:65536", "h:x", "::1:8500", "[::1",
-            "http://h/?a=b", "h h", "h\n", "a\r\nb:1", "[::1]x", "h_ö:1",
+            "",
+            "http://",
+            "unix:///run/x",
+            "ftp://h",
+            "h:0",
+            "h:65536",
+            "h:x",
+            "::1:8500",
+            "[::1",
+            "http://h/?a=b",
+            "h h",
+            "h\n",
+            "a\r\nb:1",
+            "[::1]x",
+            "h_ö:1",
         ] {
             if text == "h\n" {
                 continue; // surrounding white space is taken off
@@ -397,9 +380,7 @@ mod tests {
     #[test]
     fn environment() {
         let env = |pairs: &'static [(&'static str, &'static str)]| {
-            Config::from_env(move |name| {
-                pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v))
-            })
+            Config::from_env(move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)))
         };
         assert_eq!(env(&[]).unwrap().address.to_string(), "http://127.0.0.1:8500");
         let config = env(&[
@@ -423,11 +404,7 @@ mod tests {
     fn token_file_wins_unless_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        let config = Config {
-            token: Some("a".to_owned()),
-            token_file: Some(path.clone()),
-            ..Config::default()
-        };
+        let config = Config { token: Some("a".to_owned()), token_file: Some(path.clone()), ..Config::default() };
         assert!(matches!(config.read_token(), Err(Error::File { .. })));
         std::fs::write(&path, " \n").unwrap();
         assert_eq!(config.read_token().unwrap().as_deref(), Some("a"));

@@ -163,10 +163,7 @@ impl Error {
                 _ => Class::Unavailable,
             },
             Error::Denied { .. } | Error::Filtered { .. } => Class::Denied,
-            Error::ValueTooLarge { .. }
-            | Error::Key { .. }
-            | Error::Config { .. }
-            | Error::File { .. } => Class::Input,
+            Error::ValueTooLarge { .. } | Error::Key { .. } | Error::Config { .. } | Error::File { .. } => Class::Input,
         }
     }
 
@@ -178,29 +175,22 @@ impl Error {
     /// Returns the next step, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Unreachable { .. } | Error::Timeout { .. } => Some(
-                "check that a Consul agent runs there, or set CONSUL_HTTP_ADDR or --http-addr"
-                    .to_owned(),
-            ),
-            Error::NoLeader { .. } => Some(
-                "the cluster has no leader that this agent can reach; try again once it has one"
-                    .to_owned(),
-            ),
-            Error::Denied { .. } | Error::Filtered { .. } => Some(
-                "give a token that may: CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN or --token-file"
-                    .to_owned(),
-            ),
+            Error::Unreachable { .. } | Error::Timeout { .. } => {
+                Some("check that a Consul agent runs there, or set CONSUL_HTTP_ADDR or --http-addr".to_owned())
+            }
+            Error::NoLeader { .. } => {
+                Some("the cluster has no leader that this agent can reach; try again once it has one".to_owned())
+            }
+            Error::Denied { .. } | Error::Filtered { .. } => {
+                Some("give a token that may: CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN or --token-file".to_owned())
+            }
             _ => None,
         }
     }
 }
 
 fn seconds(after: &Duration) -> String {
-    if after.subsec_millis() == 0 {
-        format!("{} s", after.as_secs())
-    } else {
-        format!("{:.1} s", after.as_secs_f64())
-    }
+    if after.subsec_millis() == 0 { format!("{} s", after.as_secs()) } else { format!("{:.1} s", after.as_secs_f64()) }
 }
 
 /// Shortens what a server sent to one printable line.
@@ -212,9 +202,5 @@ pub(crate) fn excerpt(body: &[u8]) -> String {
         .take(LENGTH)
         .collect();
     let text = text.trim();
-    if text.is_empty() {
-        "empty body".to_owned()
-    } else {
-        text.to_owned()
-    }
+    if text.is_empty() { "empty body".to_owned() } else { text.to_owned() }
 }

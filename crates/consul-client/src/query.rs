@@ -23,7 +23,6 @@ pub const MAX_WAIT: Duration = Duration::from_secs(600);
 /// With `index` other than 0 the read blocks until the index of the answer is higher, or `wait`
 /// has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
 pub struct Query {
     /// Index of the answer already known; 0 does not block.
     pub index: u64,
@@ -83,7 +82,6 @@ impl Query {
 
 /// What Consul says about an answer in its headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Meta {
     /// `X-Consul-Index`; 0 where the endpoint gives none.
     pub index: u64,

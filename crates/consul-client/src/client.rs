@@ -1,0 +1,524 @@
+//! One HTTP exchange: built, bounded, and judged.
+//!
+//! Everything above this module sees only answers that a cluster with a leader gave; everything
+//! else became an [`Error`] here.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use ureq::Timeout;
+use ureq::http::{self, HeaderMap, Uri};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use crate::agent::Agent;
+use crate::catalog::Catalog;
+use crate::config::{Address, Config};
+use crate::error::excerpt;
+use crate::health::Health;
+use crate::kv::Kv;
+use crate::query::{Answer, Consistency, Meta, Query};
+use crate::rights::Rights;
+use crate::session::Sessions;
+use crate::{Error, tls};
+
+/// What may stand unescaped in a path segment or a query value.
+const SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A handle on one Consul agent; cheap to clone, connections are shared.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    agent: ureq::Agent,
+    /// `scheme://host:port/prefix` as requests use it; the host is the expected server name.
+    base: String,
+    /// As people know it, for messages.
+    address: String,
+    token: Option<String>,
+    scope: Vec<(&'static str, String)>,
+    total: Duration,
+    max_response: u64,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("address", &self.inner.address).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Returns a client of the agent that `config` names. Reads the files it names, connects to
+    /// nothing.
+    pub fn new(config: &Config) -> Result<Client, Error> {
+        let mut builder = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_resolve(Some(config.connect_timeout))
+            .timeout_connect(Some(config.connect_timeout))
+            // Below the two minutes after which an agent closes idle connections.
+            .max_idle_age(Duration::from_secs(30))
+            .user_agent(concat!("stacktira/", env!("CARGO_PKG_VERSION")));
+        if config.address.https {
+            builder = builder.tls_config(tls::build(&config.tls)?);
+        }
+        let resolver = Target::new(&config.address)?;
+        let agent = ureq::Agent::with_parts(builder.build(), DefaultConnector::default(), resolver);
+        let mut url = config.address.clone();
+        if let (true, Some(name)) = (url.https, &config.tls.server_name) {
+            url.host.clone_from(name);
+        }
+        let base = url.to_string();
+        base.parse::<Uri>()
+            .map_err(|e| Error::Config { setting: "address of Consul".to_owned(), reason: e.to_string() })?;
+        let mut scope = Vec::new();
+        for (name, value) in [("dc", &config.datacenter), ("ns", &config.namespace), ("partition", &config.partition)] {
+            if let Some(value) = value {
+                scope.push((name, value.clone()));
+            }
+        }
+        Ok(Client {
+            inner: Arc::new(Inner {
+                agent,
+                base,
+                address: config.address.to_string(),
+                token: config.read_token()?,
+                scope,
+                total: config.total_timeout,
+                max_response: config.max_response,
+            }),
+        })
+    }
+
+    /// Returns the agent's address for messages.
+    pub fn address(&self) -> &str {
+        &self.inner.address
+    }
+
+    /// Keys and values.
+    pub fn kv(&self) -> Kv<'_> {
+        Kv::new(self)
+    }
+
+    /// The catalog: which nodes and services are registered.
+    pub fn catalog(&self) -> Catalog<'_> {
+        Catalog::new(self)
+    }
+
+    /// Health: which of them work.
+    pub fn health(&self) -> Health<'_> {
+        Health::new(self)
+    }
+
+    /// The agent that is asked, and the events it saw.
+    pub fn agent(&self) -> Agent<'_> {
+        Agent::new(self)
+    }
+
+    /// Sessions, which hold locks.
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions::new(self)
+    }
+
+    /// What this client's token may see.
+    pub fn rights(&self) -> Rights<'_> {
+        Rights::new(self)
+    }
+
+    /// Returns the address of the cluster's leader, `None` while there is none.
+    pub fn leader(&self) -> Result<Option<String>, Error> {
+        let response = self.send(&Request::get("status/leader"))?;
+        let leader: String = response.json()?;
+        Ok(Some(leader).filter(|l| !l.is_empty()))
+    }
+
+    /// Reads any endpoint below `/v1/` as it is, `None` when it is not there.
+    ///
+    /// `path` is one segment an element, each percent-encoded here. For endpoints without a typed
+    /// method, and for callers that want the whole JSON.
+    pub fn json(
+        &self,
+        path: &[&str],
+        parameters: &[(&'static str, &str)],
+        query: &Query,
+    ) -> Result<Answer<Option<serde_json::Value>>, Error> {
+        let path = path.iter().map(|segment| encode(segment)).collect::<Vec<_>>().join("/");
+        let mut request = Request::get(path).query(query);
+        for (name, value) in parameters {
+            request = request.with(name, *value);
+        }
+        let response = self.send_maybe(&request)?;
+        response.optional_answer()
+    }
+
+    /// Sends a request and takes only a 200.
+    pub(crate) fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
+        let response = self.send_maybe(request)?;
+        if response.found {
+            return Ok(response);
+        }
+        Err(response.unexpected(404))
+    }
+
+    /// Sends a request and takes a 200, or a 404 that stands for "not there": it carries an index,
+    /// which only the store itself gives.
+    pub(crate) fn send_maybe(&self, request: &Request<'_>) -> Result<Response, Error> {
+        let response = self.exchange(request)?;
+        self.judge(request, response)
+    }
+
+    /// Sends a request and hands back status and body for the caller to judge.
+    pub(crate) fn exchange(&self, request: &Request<'_>) -> Result<Raw, Error> {
+        match self.attempt(request) {
+            // An idle connection may have been closed by the agent while it lay in the pool. A read
+            // can be asked again at once; a write might have been carried out.
+            Err(ureq::Error::Io(e)) if request.method == Method::Get && was_cut(&e) => self.attempt(request),
+            other => other,
+        }
+        .map_err(|e| self.transport_error(request, e))?
+        .ok_or_else(|| Error::TooLarge { request: request.to_string(), limit: self.inner.max_response })
+    }
+
+    fn deadline(&self, request: &Request<'_>) -> Duration {
+        let wait = request.wait.unwrap_or_default();
+        self.inner.total + wait + wait / 16
+    }
+
+    fn attempt(&self, request: &Request<'_>) -> Result<Option<Raw>, ureq::Error> {
+        let inner = &*self.inner;
+        let mut url = format!("{}/v1/{}", inner.base, request.path);
+        let mut separator = '?';
+        for (name, value) in request.parameters.iter().chain(&inner.scope) {
+            url.push(separator);
+            url.push_str(name);
+            if !value.is_empty() {
+                url.push('=');
+                url.extend(utf8_percent_encode(value, SAFE));
+            }
+            separator = '&';
+        }
+        let mut builder = http::Request::builder().method(request.method.name()).uri(url);
+        if let Some(token) = &inner.token {
+            builder = builder.header("X-Consul-Token", token);
+        }
+        let mut response = match request.body {
+            None => {
+                let built = builder.body(()).map_err(ureq::Error::Http)?;
+                let built = inner.agent.configure_request(built).timeout_global(Some(self.deadline(request))).build();
+                inner.agent.run(built)?
+            }
+            Some(body) => {
+                let built =
+                    builder.header("Content-Type", "application/octet-stream").body(body).map_err(ureq::Error::Http)?;
+                let built = inner.agent.configure_request(built).timeout_global(Some(self.deadline(request))).build();
+                inner.agent.run(built)?
+            }
+        };
+        let mut body = Vec::new();
+        // The limit is put on the decompressed side.
+        response
+            .body_mut()
+            .as_reader()
+            .take(inner.max_response + 1)
+            .read_to_end(&mut body)
+            .map_err(ureq::Error::from)?;
+        if body.len() as u64 > inner.max_response {
+            return Ok(None);
+        }
+        let headers = response.headers();
+        Ok(Some(Raw {
+            status: response.status().as_u16(),
+            has_index: headers.contains_key("X-Consul-Index"),
+            meta: meta(headers),
+            body,
+        }))
+    }
+
+    fn judge(&self, request: &Request<'_>, raw: Raw) -> Result<Response, Error> {
+        let Raw { status, has_index, meta, body } = raw;
+        let response = Response {
+            address: self.inner.address.clone(),
+            request: request.to_string(),
+            meta,
+            found: status == 200,
+            body,
+        };
+        let absent = status == 404 && has_index;
+        if status != 200 && !absent {
+            return Err(response.unexpected(status));
+        }
+        if !meta.known_leader && request.consistency != Consistency::Stale {
+            return Err(Error::NoLeader {
+                address: response.address,
+                request: response.request,
+                detail: "the answering server knows no leader".to_owned(),
+            });
+        }
+        if meta.filtered_by_acl && !request.allow_filtered {
+            return Err(Error::Filtered { request: response.request });
+        }
+        Ok(response)
+    }
+
+    fn transport_error(&self, request: &Request<'_>, error: ureq::Error) -> Error {
+        let address = self.inner.address.clone();
+        match error {
+            ureq::Error::Timeout(Timeout::Global | Timeout::PerCall | Timeout::RecvResponse) => {
+                Error::Timeout { address, request: request.to_string(), after: self.deadline(request) }
+            }
+            ureq::Error::Protocol(_)
+            | ureq::Error::Decompress(..)
+            | ureq::Error::LargeResponseHeader(..)
+            | ureq::Error::BodyStalled => {
+                Error::Body { address, request: request.to_string(), detail: error.to_string() }
+            }
+            ureq::Error::Io(e) => Error::Unreachable { address, source: Box::new(e) },
+            other => Error::Unreachable { address, source: Box::new(other) },
+        }
+    }
+}
+
+/// Returns whether a connection ended rather than was refused or timed out.
+fn was_cut(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof)
+}
+
+fn meta(headers: &HeaderMap) -> Meta {
+    let number =
+        |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse::<u64>().ok());
+    let flag =
+        |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(|v| v.trim().eq_ignore_ascii_case("true"));
+    Meta {
+        index: number("X-Consul-Index").unwrap_or(0),
+        known_leader: flag("X-Consul-KnownLeader").unwrap_or(true),
+        last_contact: Duration::from_millis(number("X-Consul-LastContact").unwrap_or(0)),
+        filtered_by_acl: flag("X-Consul-Results-Filtered-By-ACLs").unwrap_or(false),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Put,
+    Post,
+    Delete,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// A request below `/v1/`. `path` is encoded already.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    method: Method,
+    path: String,
+    parameters: Vec<(&'static str, String)>,
+    body: Option<&'a [u8]>,
+    wait: Option<Duration>,
+    consistency: Consistency,
+    allow_filtered: bool,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Request<'a> {
+        Request {
+            method,
+            path: path.into(),
+            parameters: Vec::new(),
+            // A PUT or POST without a body still says that its length is 0.
+            body: matches!(method, Method::Put | Method::Post).then_some(&[]),
+            wait: None,
+            consistency: Consistency::Default,
+            allow_filtered: false,
+        }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Request<'a> {
+        Request::new(Method::Get, path)
+    }
+
+    pub(crate) fn put(path: impl Into<String>, body: &'a [u8]) -> Request<'a> {
+        Request { body: Some(body), ..Request::new(Method::Put, path) }
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: &'a [u8]) -> Request<'a> {
+        Request { body: Some(body), ..Request::new(Method::Post, path) }
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Request<'a> {
+        self.parameters.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn query(mut self, query: &Query) -> Request<'a> {
+        query.parameters(&mut self.parameters);
+        self.wait = query.waits();
+        self.consistency = query.consistency;
+        self.allow_filtered = query.allow_filtered;
+        self
+    }
+}
+
+impl std::fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} /v1/{}", self.method.name(), self.path)
+    }
+}
+
+/// Status, headers and body, not judged yet.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub(crate) status: u16,
+    has_index: bool,
+    meta: Meta,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Raw {
+    /// Returns whether the agent says that it runs without ACLs.
+    pub(crate) fn acl_disabled(&self) -> bool {
+        self.status == 401 && contains(&self.body, "ACL support disabled")
+    }
+
+    pub(crate) fn into_error(self, client: &Client, request: &Request<'_>) -> Error {
+        let status = self.status;
+        Response {
+            address: client.inner.address.clone(),
+            request: request.to_string(),
+            meta: self.meta,
+            found: false,
+            body: self.body,
+        }
+        .unexpected(status)
+    }
+}
+
+/// An answer that may be believed: a 200, or a 404 of the store itself.
+#[derive(Debug)]
+pub(crate) struct Response {
+    address: String,
+    request: String,
+    pub(crate) meta: Meta,
+    pub(crate) found: bool,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|e| self.malformed(&e.to_string()))
+    }
+
+    pub(crate) fn malformed(&self, detail: &str) -> Error {
+        Error::Body {
+            address: self.address.clone(),
+            request: self.request.clone(),
+            detail: format!("{detail} ({})", excerpt(&self.body)),
+        }
+    }
+
+    pub(crate) fn answer<T: DeserializeOwned>(self) -> Result<Answer<T>, Error> {
+        Ok(Answer { value: self.json()?, meta: self.meta })
+    }
+
+    pub(crate) fn optional_answer<T: DeserializeOwned>(self) -> Result<Answer<Option<T>>, Error> {
+        let value = if self.found { Some(self.json()?) } else { None };
+        Ok(Answer { value, meta: self.meta })
+    }
+
+    /// Reads a body that is `true` or `false`.
+    pub(crate) fn truth(&self) -> Result<bool, Error> {
+        self.json()
+    }
+
+    /// Judges a status that does not carry an answer.
+    pub(crate) fn unexpected(self, code: u16) -> Error {
+        let Response { address, request, body, .. } = self;
+        let detail = excerpt(&body);
+        let has = |text: &str| contains(&body, text);
+        // Agents pass refusals of servers on as 500 in places.
+        if matches!(code, 401 | 403) || has("Permission denied") || has("ACL not found") {
+            return Error::Denied { what: request, detail };
+        }
+        let away = [
+            "No cluster leader",
+            "No known Consul servers",
+            "No path to datacenter",
+            "rpc error",
+            "leadership lost",
+            "leadership transfer",
+            "failed to get conn",
+            "not ready to serve",
+            "raft is already shutdown",
+        ];
+        if code >= 500 && away.iter().any(|text| has(text)) {
+            return Error::NoLeader { address, request, detail };
+        }
+        Error::Status { address, request, code, body: detail }
+    }
+}
+
+fn contains(body: &[u8], text: &str) -> bool {
+    // Messages are short; what a proxy sends need not be searched to its end.
+    body[..body.len().min(4096)].windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+/// Encodes one path segment.
+pub(crate) fn encode(segment: &str) -> String {
+    utf8_percent_encode(segment, SAFE).to_string()
+}
+
+/// Resolves to the configured agent whatever host the URL names, so that the certificate can be
+/// checked against another name. An IP address needs no thread for its resolution.
+#[derive(Debug)]
+struct Target {
+    fixed: Option<SocketAddr>,
+    uri: Uri,
+    names: DefaultResolver,
+}
+
+impl Target {
+    fn new(address: &Address) -> Result<Target, Error> {
+        let root = Address { prefix: String::new(), ..address.clone() };
+        let uri = root
+            .to_string()
+            .parse::<Uri>()
+            .map_err(|e| Error::Config { setting: "address of Consul".to_owned(), reason: e.to_string() })?;
+        let fixed = address.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, address.port));
+        Ok(Target { fixed, uri, names: DefaultResolver::default() })
+    }
+}
+
+impl Resolver for Target {
+    fn resolve(
+        &self,
+        _uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        match self.fixed {
+            Some(address) => {
+                let mut all = self.empty();
+                all.push(address);
+                Ok(all)
+            }
+            None => self.names.resolve(&self.uri, config, timeout),
+        }
+    }
+}
