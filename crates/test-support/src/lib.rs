@@ -1,1 +1,3 @@
 //! Test harness: scratch environments, a scriptable Consul, git servers
+
+pub mod consul;
