@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use crate::agent::Agent;
 use crate::catalog::Catalog;
 use crate::config::{Address, Config};
-use crate::error::excerpt;
+use crate::error::{Cause, excerpt};
 use crate::health::Health;
 use crate::kv::Kv;
 use crate::query::{Answer, Consistency, Meta, Query};
@@ -189,7 +189,7 @@ impl Client {
 
     fn deadline(&self, request: &Request<'_>) -> Duration {
         let wait = request.wait.unwrap_or_default();
-        self.inner.total + wait + wait / 16
+        request.slack.unwrap_or(self.inner.total) + wait + wait / 16
     }
 
     fn attempt(&self, request: &Request<'_>) -> Result<Option<Raw>, ureq::Error> {
@@ -280,8 +280,8 @@ impl Client {
             | ureq::Error::BodyStalled => {
                 Error::Body { address, request: request.to_string(), detail: error.to_string() }
             }
-            ureq::Error::Io(e) => Error::Unreachable { address, source: Box::new(e) },
-            other => Error::Unreachable { address, source: Box::new(other) },
+            ureq::Error::Io(e) => Error::Unreachable { address, source: Cause::new(e) },
+            other => Error::Unreachable { address, source: Cause::new(other) },
         }
     }
 }
@@ -332,6 +332,7 @@ pub(crate) struct Request<'a> {
     parameters: Vec<(&'static str, String)>,
     body: Option<&'a [u8]>,
     wait: Option<Duration>,
+    slack: Option<Duration>,
     consistency: Consistency,
     allow_filtered: bool,
 }
@@ -345,6 +346,7 @@ impl<'a> Request<'a> {
             // A PUT or POST without a body still says that its length is 0.
             body: matches!(method, Method::Put | Method::Post).then_some(&[]),
             wait: None,
+            slack: None,
             consistency: Consistency::Default,
             allow_filtered: false,
         }
@@ -370,6 +372,7 @@ impl<'a> Request<'a> {
     pub(crate) fn query(mut self, query: &Query) -> Request<'a> {
         query.parameters(&mut self.parameters);
         self.wait = query.waits();
+        self.slack = query.limit;
         self.consistency = query.consistency;
         self.allow_filtered = query.allow_filtered;
         self

@@ -16,7 +16,7 @@ pub enum Error {
         /// Scheme, host and port.
         address: String,
         /// What the transport said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Cause,
     },
     /// The time limit of the call passed.
     #[error("no answer from Consul at {address} to {request} within {}", seconds(.after))]
@@ -125,6 +125,27 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// What the transport said, as words.
+///
+/// It hides the type on purpose: callers look for broken pipes among the causes of an error to tell
+/// that *their* reader has gone, and a connection to Consul that broke must not look like one.
+#[derive(Debug)]
+pub struct Cause(Box<dyn std::error::Error + Send + Sync>);
+
+impl Cause {
+    pub(crate) fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Cause {
+        Cause(error.into())
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Cause {}
 
 /// The three things a caller can do about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -47,7 +47,7 @@ pub use agent::{Agent, AgentInfo, Event};
 pub use catalog::{Catalog, CatalogService, Node};
 pub use client::Client;
 pub use config::{Address, Config, Overrides, Tls};
-pub use error::{Class, Error};
+pub use error::{Cause, Class, Error};
 pub use health::{Check, Health, Instances, Service, ServiceEntry, State};
 pub use kv::{Kv, KvPair, VALUE_LIMIT};
 pub use query::{Answer, Consistency, MAX_WAIT, Meta, Query, next_index};

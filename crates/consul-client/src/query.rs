@@ -33,6 +33,9 @@ pub struct Query {
     /// Accept an answer that leaves out what the token may not see. The caller reads
     /// [`Meta::filtered_by_acl`] itself.
     pub allow_filtered: bool,
+    /// Limit for the call beyond its wait, instead of [`crate::Config::total_timeout`]: for callers
+    /// that have a deadline of their own.
+    pub limit: Option<Duration>,
 }
 
 impl Query {
@@ -60,6 +63,12 @@ impl Query {
     /// Accepts answers that leave out what the token may not see.
     pub fn allow_filtered(mut self) -> Query {
         self.allow_filtered = true;
+        self
+    }
+
+    /// Sets the limit for the call beyond its wait.
+    pub fn limit(mut self, limit: Duration) -> Query {
+        self.limit = Some(limit);
         self
     }
 
