@@ -89,7 +89,7 @@ pub enum Error {
         limit: u64,
     },
     /// A value that Consul does not store.
-    #[error("value of {key} is too large: {size} bytes, Consul takes at most {limit}")]
+    #[error("the value of {key} is larger than the {} KiB that Consul takes", limit / 1024)]
     ValueTooLarge {
         /// The key it was meant for.
         key: String,

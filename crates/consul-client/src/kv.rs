@@ -34,6 +34,30 @@ pub struct KvPair {
     pub session: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TxnDone {
+    results: Vec<TxnResult>,
+}
+
+#[derive(Deserialize)]
+struct TxnResult {
+    #[serde(rename = "KV")]
+    kv: KvPair,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TxnRefused {
+    errors: Vec<TxnError>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TxnError {
+    what: String,
+}
+
 /// Access to keys and values; see [`Client::kv`].
 #[derive(Debug, Clone, Copy)]
 pub struct Kv<'a> {
@@ -110,6 +134,51 @@ impl<'a> Kv<'a> {
         self.write(key, value, Some(("acquire", session.to_owned()))).map_err(|error| session_gone(error, session))
     }
 
+    /// Makes a key and takes the lock on it for `session`, in one step. Returns the key's create index;
+    /// `None` when the key exists, locked or not, or its lock delay runs.
+    pub fn acquire_new(&self, key: &str, value: &[u8], session: &str) -> Result<Option<u64>, Error> {
+        // Refuses keys that the other calls refuse, though this one does not go through a path.
+        path(key)?;
+        if value.len() > VALUE_LIMIT {
+            return Err(too_large(key, value));
+        }
+        let body = serde_json::json!([
+            {"KV": {"Verb": "check-not-exists", "Key": key}},
+            {"KV": {"Verb": "lock", "Key": key, "Value": wire::to_base64(value), "Session": session}},
+        ]);
+        let body = serde_json::to_vec(&body).expect("strings and numbers serialise");
+        let request = Request::put("txn", &body);
+        let raw = self.client.exchange(&request)?;
+        let malformed = |detail: String| Error::Body {
+            address: self.client.address().to_owned(),
+            request: request.to_string(),
+            detail,
+        };
+        match raw.status {
+            200 => {
+                let done: TxnDone = serde_json::from_slice(&raw.body).map_err(|e| malformed(e.to_string()))?;
+                match done.results.as_slice() {
+                    [TxnResult { kv }] if kv.key == key && kv.session.as_deref() == Some(session) => {
+                        Ok(Some(kv.create_index))
+                    }
+                    _ => Err(malformed("it does not name the one key that was locked".to_owned())),
+                }
+            }
+            409 => {
+                let refused: TxnRefused = serde_json::from_slice(&raw.body).map_err(|e| malformed(e.to_string()))?;
+                let says = |text: &str| refused.errors.iter().any(|e| e.what.contains(text));
+                if says("invalid session") {
+                    Err(Error::SessionGone { session: session.to_owned() })
+                } else if says("exists") || says("already held") || says("lock delay") {
+                    Ok(None)
+                } else {
+                    Err(raw.into_error(self.client, &request))
+                }
+            }
+            _ => Err(raw.into_error(self.client, &request)),
+        }
+    }
+
     /// Stores a value and gives the lock back. `false` when the session does not hold it.
     pub fn release(&self, key: &str, value: &[u8], session: &str) -> Result<bool, Error> {
         self.write(key, value, Some(("release", session.to_owned()))).map_err(|error| session_gone(error, session))
@@ -149,9 +218,8 @@ impl<'a> Kv<'a> {
     }
 
     fn write(&self, key: &str, value: &[u8], condition: Option<(&'static str, String)>) -> Result<bool, Error> {
-        let too_large = |limit| Error::ValueTooLarge { key: key.to_owned(), size: value.len(), limit };
         if value.len() > VALUE_LIMIT {
-            return Err(too_large(VALUE_LIMIT));
+            return Err(too_large(key, value));
         }
         let mut request = Request::put(path(key)?, value);
         if let Some((name, value)) = condition {
@@ -159,10 +227,14 @@ impl<'a> Kv<'a> {
         }
         match self.client.send(&request) {
             Ok(response) => response.truth(),
-            Err(Error::Status { code: 413, .. }) => Err(too_large(VALUE_LIMIT)),
+            Err(Error::Status { code: 413, .. }) => Err(too_large(key, value)),
             Err(error) => Err(error),
         }
     }
+}
+
+fn too_large(key: &str, value: &[u8]) -> Error {
+    Error::ValueTooLarge { key: key.to_owned(), size: value.len(), limit: VALUE_LIMIT }
 }
 
 fn session_gone(error: Error, session: &str) -> Error {

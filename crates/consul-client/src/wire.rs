@@ -20,3 +20,8 @@ pub(crate) fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u
         Some(text) => STANDARD.decode(text.as_bytes()).map_err(|_| serde::de::Error::custom("a value is not base64")),
     }
 }
+
+/// Writes base64.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}

@@ -265,7 +265,7 @@ impl FakeConsul {
 
     /// Ends a session as a lost node does: locks are freed, their delay runs.
     pub fn expire(&self, session: &str) {
-        self.change(|state| state.end_session(session, true));
+        self.change(|state| state.end_session(session));
     }
 
     /// Registers or changes an instance.
@@ -426,7 +426,7 @@ impl State {
         id
     }
 
-    fn end_session(&mut self, id: &str, delay: bool) {
+    fn end_session(&mut self, id: &str) {
         let Some(session) = self.sessions.remove(id) else { return };
         self.session_index = self.bump();
         let held: Vec<String> = self
@@ -445,7 +445,7 @@ impl State {
                 entry.session = None;
                 entry.modify = index;
             }
-            if delay && !session.lock_delay.is_zero() {
+            if !session.lock_delay.is_zero() {
                 self.lock_delays.insert(key, Instant::now() + session.lock_delay);
             }
         }
@@ -460,7 +460,7 @@ impl State {
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
-            self.end_session(&id, true);
+            self.end_session(&id);
         }
     }
 
@@ -697,6 +697,7 @@ fn route(asked: &Asked, state: &mut State) -> Told {
         ("GET", "catalog/services") => catalog_services(state),
         ("GET", "catalog/nodes") => catalog_nodes(state),
         ("GET", "event/list") => events(asked, state),
+        ("PUT", "txn") => txn(asked, state),
         ("PUT", "session/create") => session_create(asked, state),
         ("POST", "internal/acl/authorize") => authorize(asked, state),
         ("GET", _) if path.starts_with("catalog/service/") => catalog_service(&path["catalog/service/".len()..], state),
@@ -820,6 +821,44 @@ fn kv_write(asked: &Asked, key: &str, state: &mut State) -> Told {
     Told::json(None, &json!(true))
 }
 
+/// The one transaction that clients use: make a key and lock it.
+fn txn(asked: &Asked, state: &mut State) -> Told {
+    let Ok(Value::Array(steps)) = serde_json::from_slice::<Value>(&asked.body) else {
+        return Told::text(400, "Failed to parse body");
+    };
+    let [check, lock] = steps.as_slice() else { return Told::text(400, "unknown transaction") };
+    let (check, lock) = (&check["KV"], &lock["KV"]);
+    if check["Verb"] != "check-not-exists" || lock["Verb"] != "lock" || check["Key"] != lock["Key"] {
+        return Told::text(400, "unknown transaction");
+    }
+    let refuse = |n: u8, what: &str| Told {
+        status: 409,
+        ..Told::json(None, &json!({"Results": null, "Errors": [{"OpIndex": n, "What": what}]}))
+    };
+    let key = lock["Key"].as_str().unwrap_or("");
+    let session = lock["Session"].as_str().unwrap_or("");
+    if state.key_denied(key) {
+        return refuse(0, "Permission denied");
+    }
+    if state.kv.contains_key(key) {
+        return refuse(0, &format!("key {key:?} exists"));
+    }
+    if !state.sessions.contains_key(session) {
+        return refuse(1, &format!("invalid session {session:?}"));
+    }
+    if state.lock_delays.get(key).is_some_and(|until| Instant::now() < *until) {
+        return refuse(1, &format!("failed to lock key {key:?} due to lock delay"));
+    }
+    let value = STANDARD.decode(lock["Value"].as_str().unwrap_or("")).unwrap_or_default();
+    state.put(key, &value, 0);
+    let entry = state.kv.get_mut(key).expect("it was just put");
+    entry.lock = 1;
+    entry.session = Some(session.to_owned());
+    let mut shown = pair(key, entry);
+    shown["Value"] = Value::Null;
+    Told::json(None, &json!({"Results": [{"KV": shown}], "Errors": null}))
+}
+
 fn kv_delete(asked: &Asked, key: &str, state: &mut State) -> Told {
     if state.key_denied(key) {
         return Told::text(403, "Permission denied");
@@ -896,7 +935,8 @@ fn session(method: &str, path: &str, state: &mut State) -> Told {
             }
         },
         ("PUT", "destroy") => {
-            state.end_session(id, false);
+            // The lock delay runs after a destroyed session too.
+            state.end_session(id);
             Told::json(None, &json!(true))
         }
         ("GET", "info") => {
