@@ -1,0 +1,76 @@
+# Stacktira. `make help` lists what can be done; the README says what for.
+PREFIX ?= /opt/stacktira
+DESTDIR ?=
+CARGO ?= cargo
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TOOLS := cloner ts consul-watch-handler hiera-consul mirror-sync consul-kv consul-elect node-metadata
+LOCAL := provision/local/stk-local
+BINARIES := target/release
+SHELL_FILES := $(wildcard provision/*.sh provision/kick provision/cloner provision/local/stk-local provision/local/consul-binary \
+	provision/local/lib/*.sh tests/*.sh tests/lib/*.sh tests/cluster/*.t tests/provision/*.t .ci/run)
+
+.PHONY: help deps test-deps build deb man install up down status kick logs doctor \
+	test test-rust test-shell test-provision test-cluster lint fmt clean
+
+help: ## say what can be done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+deps: ## install what `make up` needs (Debian packages)
+	@provision/local/deps.sh up
+
+test-deps: ## install what `make test` needs (Debian packages)
+	@provision/local/deps.sh test
+
+build: deps ## build the tools, optimised
+	$(CARGO) build --release --locked --workspace --bins
+
+man: build ## write the man pages to target/man
+	$(BINARIES)/xtask man target/man
+
+deb: man ## pack tools, provisioning and units as target/deb/stacktira_*.deb
+	@provision/package.sh $(BINARIES) $(VERSION) target/deb
+
+install: man ## install below DESTDIR/PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(addprefix $(BINARIES)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(addprefix target/man/,$(addsuffix .1,$(TOOLS))) $(DESTDIR)$(PREFIX)/share/man/man1
+
+up: deb ## bring up the seven nodes of the local environment
+	@$(LOCAL) up
+
+down: ## remove the local environment; the image and the fetched packages stay
+	@$(LOCAL) destroy
+
+status: ## one line per node
+	@$(LOCAL) status
+
+kick: ## ask every node for a run
+	@$(LOCAL) kick --wait
+
+logs: ## what a node did: make logs NODE=control1
+	@$(LOCAL) logs $(or $(NODE),$(error say which node: make logs NODE=control1))
+
+doctor: ## say whether this machine can run the local environment
+	@$(LOCAL) doctor
+
+test: test-deps test-shell test-rust test-provision test-cluster ## everything that has to pass
+
+test-rust: ## unit and integration tests of all crates
+	STACKTIRA_CONSUL=$$(provision/local/consul-binary) $(CARGO) test --locked --workspace
+
+test-shell: ## shellcheck
+	shellcheck -x $(SHELL_FILES)
+	@echo "shellcheck: $(words $(SHELL_FILES)) files are clean"
+
+test-provision: build ## the scripts of provision/ in a scratch root
+	prove --verbose tests/provision
+
+test-cluster: deb ## the local environment for real
+	prove --verbose --timer tests/cluster
+
+lint: ## formatting and clippy
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,77 @@
+#!/bin/sh
+# The build node: packages and git of the whole cluster, as signed snapshots, served over HTTP.
+#   build.sh mirror   makes the first snapshot and serves it (before this node has any package source)
+#   build.sh          the provisioner of the role: records the channel in Consul, then Puppet as everywhere
+set -eu
+
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+script=build
+. "$here/lib.sh"
+
+config=$config_dir/mirror.yaml
+
+# write_config [consul]: without Consul until there is one, because a promotion must not move a
+# pointer that it cannot move everywhere.
+write_config() {
+    url=$(meta mirror_address)
+    {
+        cat <<EOF
+root: $state_dir/mirror
+url: "$url"
+signing_key: $config_dir/site.sec.asc
+channels: [edge, canary, stable]
+keep: 3
+grace: 24h
+sources:
+  - {name: debian, type: deb, dir: $(meta mirror_debs /srv/debs), suites: [$codename], components: [main], architectures: [$architecture]}
+EOF
+        extra=$(meta mirror_extra_debs '')
+        [ -z "$extra" ] || printf '  - {name: extra, type: deb, dir: %s, suites: [%s], components: [main], architectures: [%s]}\n' "$extra" "$codename" "$architecture"
+        upstream=$(meta mirror_git '')
+        printf '  - {name: modules, type: git, manifest: %s%s}\n' "$here/$(meta repos_manifest ../repos.yaml)" "${upstream:+, mirror: $upstream}"
+        [ "${1:-}" != consul ] || printf 'consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}\n'
+        node_section
+    } | atomic_write 0644 "$config" || true
+}
+
+node_section() {
+    printf 'node: {mirror: "%s", channel: %s, keyring: %s, formats: [deb], update: true}\n' \
+        "$(meta mirror_address)" "$(meta mirror_channel stable)" "$config_dir/site.asc"
+}
+
+mirror() {
+    codename=$(. "$root/etc/os-release" && printf '%s' "$VERSION_CODENAME")
+    architecture=$(dpkg --print-architecture)
+    if [ -z "$root" ] && [ ! -x "$bin/mirror-sync" ]; then
+        dpkg --install --skip-same-version "$(meta mirror_debs /srv/debs)"/stacktira_*.deb >&2
+    fi
+    if [ ! -s "$config_dir/site.sec.asc" ]; then
+        "$bin/mirror-sync" keygen --out "$config_dir/site.sec.asc" --public "$config_dir/site.asc"
+    fi
+    write_config "$@"
+    if [ ! -s "$state_dir/mirror/pub/channel/$(meta mirror_channel stable).json" ]; then
+        "$bin/mirror-sync" --config "$config" sync
+        snapshot=$("$bin/mirror-sync" --config "$config" snapshot)
+        "$bin/mirror-sync" --config "$config" promote "$snapshot" --channel "$(meta mirror_channel stable)"
+    fi
+    if systemd_running; then
+        systemctl daemon-reload
+        systemctl enable --quiet --now stacktira-mirror.service
+    fi
+    : >"$state_dir/mirror.ready"
+}
+
+case ${1:-} in
+    mirror) mirror ;;
+    '')
+        mirror consul
+        if systemd_running; then
+            retry 300 "$bin/consul-kv" list stacktira/ >/dev/null 2>&1 || [ $? -eq 1 ] || die 69 "Consul has no leader after 300 s"
+            channel=$(meta mirror_channel stable)
+            "$bin/consul-kv" get "stacktira/mirror/channel/$channel" >/dev/null 2>&1 ||
+                retry 120 "$bin/mirror-sync" --config "$config" promote "$(json_get "$state_dir/mirror/pub/channel/$channel.json" snapshot)" --channel "$channel"
+        fi
+        exec "$here/puppet.sh"
+        ;;
+    *) die 2 "unknown argument: $1" ;;
+esac

@@ -1,0 +1,85 @@
+#!/bin/sh
+# One run: what `ts` starts. Follows the mirror's channel, brings the modules, elects where work is to be
+# done once, applies the catalog and publishes how it went. Codes are Puppet's: 0 nothing to do, 2 changed,
+# 1, 4 and 6 failed and worth another try.
+set -eu
+
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+script=converge
+. "$here/lib.sh"
+
+node=$(uname -n | sed 's/\..*//')
+facts=$root/etc/facter/facts.d/stacktira.json
+environment=$here/puppet
+modules=$state_dir/puppet
+record=$state_dir/run.json
+summary=$state_dir/last_run_summary.yaml
+started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+began=$(date +%s)
+reason=$(printf '%s' "${TS_REASON:-unknown}" | tr -d '"\\' | tr -c '[:print:]' ' ')
+
+# count NAME: of the resources in Puppet's own summary of this run.
+count() { sed -n "/^resources:/,/^[a-z]/s/^  $1: \([0-9]*\)\$/\1/p" "$summary" 2>/dev/null | head -n 1 | grep . || printf 0; }
+
+# publish STATE CODE: the same small document locally and in Consul; nobody waits for it.
+publish() {
+    atomic_write 0644 "$record" <<EOF || true
+{"v": 1, "node": "$node", "state": "$1", "exit_code": $2, "started": "$started", "duration": $(($(date +%s) - began)), "changed": $(count changed), "failed": $(count failed), "pending": $(count out_of_sync), "repos": "$(lock_digest)", "mirror": "$(snapshot_id)", "reason": "$reason"}
+EOF
+    # Consul may be what is broken; the next run publishes again.
+    consul-kv put "stacktira/node/$node" <"$record" >/dev/null 2>&1 || log "warning: the state could not be published in Consul"
+}
+
+lock_digest() { sha256sum "$state_dir/repos.lock" 2>/dev/null | cut -c1-16; }
+snapshot_id() { sed -n 's|^URIs: .*/snap/\([0-9a-f]*\)/.*|\1|p' "$root/etc/apt/sources.list.d/stacktira.sources" 2>/dev/null | head -n 1; }
+
+# fail STEP CODE: says it, publishes it, and lets `ts` try again.
+fail() {
+    log "error: $1 failed with code $2"
+    publish failed 1
+    exit 1
+}
+
+rm -f "$summary"
+if [ -s "$record" ]; then last=$(sed -n 's/.*"exit_code": \([0-9]*\).*/\1/p' "$record"); fi
+publish running "${last:-1}"
+
+mirror=$(meta mirror_address '')
+if [ -n "$mirror" ]; then
+    code=0
+    mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
+    # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
+    case $code in 0) ;; 69) log "warning: the mirror cannot be asked; going on with what is here" ;; *) fail "mirror-sync apply" $code ;; esac
+    dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
+fi
+
+code=0
+cloner ${mirror:+--mirror "$mirror/git"} --mode export --root "$modules" --timeout 2m "$here/$(meta repos_manifest ../repos.yaml)" || code=$?
+case $code in
+    0) ;;
+    *)
+        [ -d "$modules/modules/stdlib" ] || fail cloner $code
+        log "warning: cloner ended with $code; going on with the modules that are here"
+        ;;
+esac
+
+# A run that cannot see Consul must not start: an empty answer would empty configuration.
+code=0
+retry 60 consul-kv list stacktira/ >/dev/null 2>&1 || code=$?
+case $code in 0 | 1) ;; *) fail "waiting for Consul" $code ;; esac
+
+# Work that is to be done once in the cluster belongs to one node of the role, chosen for good.
+code=0
+election=$(hiera-consul lookup stacktira::elect 2>/dev/null) || code=$?
+case $code in
+    0) consul-elect once "$election" >/dev/null || fail "consul-elect once $election" $? ;;
+    1) ;;
+    *) fail "hiera-consul lookup stacktira::elect" $code ;;
+esac
+
+code=0
+puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hiera.yaml" \
+    --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \
+    --logdest console "$environment/manifests/site.pp" || code=$?
+publish "$(case $code in 0 | 2) echo converged ;; *) echo failed ;; esac)" "$code"
+exit "$code"

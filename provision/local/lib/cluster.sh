@@ -1,0 +1,252 @@
+# shellcheck shell=bash
+# All nodes together: up, status, kick, logs, destroy.
+
+cluster_prepare() {
+    local box pool
+    mkdir -p "$state"
+    chmod 700 "$state"
+    box=$(box_ensure)
+    pool=$(pool_ensure "$box")
+    tools_unpack
+    modules_ensure "$pool" >"$state/git.new"
+    mv "$state/git.new" "$state/git"
+    pool_assemble "$pool"
+    if [ ! -e "$state/site.asc" ]; then
+        rm -f "$state/site.sec.asc"
+        "$tools/mirror-sync" keygen --out "$state/site.sec.asc" --public "$state/site.asc"
+    fi
+    printf '%s\n' "$box" >"$state/box"
+}
+
+# The host uses the same binaries that the nodes install.
+tools_unpack() {
+    local deb
+    deb=$(tools_package)
+    tools=$state/tools/opt/stacktira/bin
+    if ! cmp -s "$deb" "$state/tools.deb"; then
+        rm -rf "$state/tools"
+        dpkg-deb -x "$deb" "$state/tools"
+        cp "$deb" "$state/tools.deb"
+    fi
+}
+
+cluster_up() {
+    local wait=yes nodes node
+    [ "${1:-}" != --no-wait ] || { wait=no; shift; }
+    case ${1:-} in -*) usage_error "up: unknown option $1" ;; esac
+    each_known "$@"
+    need_root
+    doctor_quietly
+    nodes=${*:-$(node_names)}
+    mkdir -p "$cache"
+    exec 9>"$base/$prefix.lock"
+    flock -n 9 || die 75 "another command is bringing the cluster '$prefix' up"
+    cluster_prepare
+    network_switch
+    for node in $nodes; do
+        network_node "$node"
+        machine_mount "$node" "$(cat "$state/box")"
+        machine_seed "$node"
+    done
+    local jobs=()
+    for node in $nodes; do
+        machine_boot "$node" &
+        jobs+=($!)
+    done
+    local job
+    for job in "${jobs[@]}"; do wait "$job" || exit 1; done
+    # shellcheck disable=SC2086 # a list of names
+    lap "booted: $(printf '%s ' $nodes)"
+    exec 9>&-
+    [ "$wait" = no ] || cluster_wait "$nodes"
+}
+
+# Waits for a condition, calling it every half second.
+wait_until() {
+    local seconds=$1 end
+    shift
+    end=$((SECONDS + seconds))
+    until "$@"; do
+        [ $SECONDS -lt "$end" ] || return 1
+        sleep 0.5
+    done
+}
+
+has_file() { [ -e "$state/$1/root$2" ]; }
+
+cluster_has_leader() {
+    machine_exec "$1" curl -s -m 2 http://127.0.0.1:8500/v1/status/leader 2>/dev/null | grep -q :8300
+}
+
+# A node has converged when its last run ended well.
+cluster_converged() {
+    case $(cluster_last "$1" exit_code) in
+        0 | 2) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# A field of what the node wrote about its last run.
+cluster_last() {
+    sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$state/$1/root/var/lib/stacktira/run.json" 2>/dev/null | head -n 1
+}
+
+cluster_wait() {
+    local nodes=$1 node role asked
+    for node in $nodes; do
+        [ "$(role_of "$node")" != build ] || {
+            wait_until 180 has_file "$node" /var/lib/stacktira/mirror.ready || cluster_failed "$node" "the mirror is not served after 180 s"
+            lap "mirror served by $node: $(machine_exec "$node" sed -n 's/.*"snapshot": *"\([0-9a-f]\{12\}\).*/snapshot \1/p' /var/lib/stacktira/mirror/pub/channel/stable.json)"
+        }
+    done
+    for node in $nodes; do
+        wait_until 300 has_file "$node" /var/lib/stacktira/bootstrapped || cluster_failed "$node" "the bootstrap is not done after 300 s"
+    done
+    lap "bootstrapped: every node installed from the mirror and joined Consul"
+    # shellcheck disable=SC2086 # a list of names
+    asked=$(printf '%s\n' $nodes | head -n 1)
+    wait_until 120 cluster_has_leader "$asked" || cluster_failed "$asked" "Consul has no leader after 120 s"
+    lap "Consul has a leader"
+    local waiting=$nodes left end=$((SECONDS + 1200))
+    while [ -n "$waiting" ]; do
+        left=
+        for node in $waiting; do
+            if cluster_converged "$node"; then
+                lap "$node converged (run code $(cluster_last "$node" exit_code), $(cluster_last "$node" duration) s)"
+            else
+                left="$left $node"
+            fi
+        done
+        waiting=${left# }
+        [ -z "$waiting" ] && break
+        [ $SECONDS -lt $end ] || cluster_failed "${waiting%% *}" "no run has succeeded after 1200 s (waiting for: $waiting)"
+        sleep 0.5
+    done
+    for role in control proxy hyper; do
+        node=$(nodes_of_role "$role" | head -n 1)
+        case " $nodes " in *" $node "*) ;; *) lap "up"; return 0 ;; esac
+    done
+    wait_until 180 cluster_token || cluster_failed "$(nodes_of_role control | head -n 1)" "no token was issued through the proxy after 180 s"
+    lap "up: Keystone issued a token through $vip:5000, asked from $token_asker: $token_answer"
+}
+
+# Asks from the hypervisor, through the proxy, for a token of the administrator. The password goes by stdin.
+cluster_token() {
+    local control
+    control=$(nodes_of_role control | head -n 1)
+    token_asker=$(nodes_of_role hyper | head -n 1)
+    vip=$(address_of "$(nodes_of_role proxy | head -n 1)")
+    local openrc=$state/$control/root/root/openrc user password project
+    [ -e "$openrc" ] || return 1
+    user=$(sed -n 's/^export OS_USERNAME=//p' "$openrc")
+    password=$(sed -n 's/^export OS_PASSWORD=//p' "$openrc")
+    project=$(sed -n 's/^export OS_PROJECT_NAME=//p' "$openrc")
+    token_answer=$(
+        printf '{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"%s","domain":{"id":"default"},"password":"%s"}}},"scope":{"project":{"name":"%s","domain":{"id":"default"}}}}}' "$user" "$password" "$project" |
+            machine_exec "$token_asker" curl -s -m 20 -w '\n%{http_code}' -H 'Content-Type: application/json' --data @- "http://$vip:5000/v3/auth/tokens" 2>/dev/null |
+            awk 'NR == 1 { body = $0 } END { if ($0 != "201") exit 1; match(body, /"expires_at": *"[^"]*"/); print "201," , substr(body, RSTART, RLENGTH) }'
+    ) || return 1
+}
+
+# Says which node stopped at which step, and where to read on.
+cluster_failed() {
+    local node=$1 step
+    step=$(cat "$state/$node/root/var/lib/stacktira/bootstrap.step" 2>/dev/null || echo 'before the first step')
+    say "error: $node: $2"
+    say "  step: ${step}; last run: code $(cluster_last "$node" exit_code), reason $(cluster_last "$node" reason)"
+    say "  log: stk-local logs $node"
+    cluster_logs "$node" 2>/dev/null | tail -n 8 >&2 || true
+    exit 1
+}
+
+cluster_logs() {
+    each_known "$1"
+    if machine_pid "$1" >/dev/null; then
+        machine_exec "$1" journalctl --no-pager --output=short-iso --unit=stacktira-bootstrap --unit=stacktira-watch --unit=stacktira-converge || true
+        machine_exec "$1" sh -c 'for f in /var/log/stacktira/*.log; do [ ! -e "$f" ] || { echo "== $f"; tail -n 200 "$f"; }; done'
+    else
+        [ -d "$state/$1" ] || die 1 "$1 was never up"
+        tail -n 200 "$state/$1/console.log" "$state/$1/root/var/log/stacktira/"*.log 2>/dev/null
+    fi
+}
+
+cluster_node_state() {
+    local node=$1
+    if [ ! -d "$state/$node" ]; then echo absent
+    elif ! machine_pid "$node" >/dev/null; then echo stopped
+    elif ! has_file "$node" /var/lib/stacktira/bootstrapped; then echo bootstrapping
+    elif [ "$(cluster_last "$node" state)" = running ]; then echo running
+    elif cluster_converged "$node"; then echo converged
+    elif [ -n "$(cluster_last "$node" exit_code)" ]; then echo failed
+    else echo waiting; fi
+}
+
+cluster_status() {
+    local json=no node pid code at current
+    case ${1:-} in
+        '') ;;
+        --json) json=yes ;;
+        *) usage_error "status: unknown option $1" ;;
+    esac
+    [ $json = yes ] || printf '%-10s %-8s %-16s %-8s %-14s %-5s %s\n' NODE ROLE ADDRESS PID STATE CODE 'LAST RUN'
+    for node in $(node_names); do
+        pid=$(machine_pid "$node") || pid=null
+        current=$(cluster_node_state "$node")
+        code=$(cluster_last "$node" exit_code)
+        at=$(cluster_last "$node" started)
+        if [ $json = yes ]; then
+            printf '{"type":"node","v":1,"node":"%s","role":"%s","address":"%s","pid":%s,"state":"%s","exit_code":%s,"started":%s}\n' \
+                "$node" "$(role_of "$node")" "$(address_of "$node")" "$pid" "$current" "${code:-null}" "${at:+\"$at\"}${at:-null}" |
+                sed 's/\("started":"[^"]*"\)[^}]*}/\1}/'
+        else
+            printf '%-10s %-8s %-16s %-8s %-14s %-5s %s\n' "$node" "$(role_of "$node")" "$(address_of "$node")" "${pid#null}" "$current" "${code:--}" "${at:--}"
+        fi
+    done
+}
+
+cluster_kick() {
+    local wait=() nodes node worst=0 code
+    [ "${1:-}" != --wait ] || { wait=(--foreground); shift; }
+    case ${1:-} in -*) usage_error "kick: unknown option $1" ;; esac
+    each_known "$@"
+    nodes=${*:-$(for node in $(node_names); do ! machine_pid "$node" >/dev/null || echo "$node"; done)}
+    [ -n "$nodes" ] || die 1 "no node is running; next: stk-local up"
+    local jobs=()
+    for node in $nodes; do
+        need_running "$node"
+        machine_exec "$node" /opt/stacktira/provision/kick "${wait[@]}" --reason "stk-local kick" >/dev/null &
+        jobs+=("$node:$!")
+    done
+    for node in "${jobs[@]}"; do
+        code=0
+        wait "${node##*:}" || code=$?
+        [ ${#wait[@]} -eq 0 ] || say "${node%%:*}: run ended with $code"
+        [ "$code" -le "$worst" ] || worst=$code
+    done
+    return "$worst"
+}
+
+cluster_destroy() {
+    local node
+    each_known "$@"
+    need_root
+    if [ $# -gt 0 ]; then
+        for node; do machine_remove "$node"; done
+        return
+    fi
+    for node in $(node_names); do
+        [ ! -d "$state/$node" ] || machine_remove "$node" &
+    done
+    wait
+    for node in $(node_names); do
+        [ ! -d "$state/$node" ] || die 1 "$node could not be removed"
+        network_remove "$node"
+    done
+    network_remove_switch
+    local group
+    for group in $(machine_cgroups .); do
+        [ ! -d "${group%/.}" ] || find "${group%/.}" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    done
+    rm -rf --one-file-system "${state:?}" "$base/$prefix.lock"
+    lap "destroyed: $prefix"
+}
