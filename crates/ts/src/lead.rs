@@ -1,0 +1,268 @@
+//! Leading a queue: adopt, run, publish, leave.
+//!
+//! The leader holds the queue's lock. Its rules, each of which the others rely on:
+//! - Adopt first. If the record names a living process, its leader died; wait for it before anything else
+//!   runs. Its status is lost, so it covers nothing.
+//! - Sample the kicks before the fork. A run covers exactly the kicks that were committed before it began.
+//! - Publish result, then count, then forget the record. Whoever dies in between has either covered the
+//!   kicks or left them pending.
+//! - Leave only after unlocking and then seeing that nothing is due, or failing to take the lock again:
+//!   a kicker that found the lock taken relies on its holder.
+//! - While only a retry is to come the background leader sleeps with the lock; any kick wakes it, so
+//!   nobody waits for the pause.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use toolkit::{Io, exit};
+
+use crate::error::Error;
+use crate::ident::Process;
+use crate::job::Job;
+use crate::lock::QueueLock;
+use crate::page::Outcome;
+use crate::queue::{Due, Queue};
+use crate::run::{self, Ended, Interrupts, Screen};
+use crate::runlog::{self, RunLog};
+use crate::scope;
+use crate::sys;
+
+/// Longest sleep of a leader, after which it looks whether its page is still the one.
+const NAP: Duration = Duration::from_secs(60);
+
+/// Starts a background leader that holds the lock from then on; ours can be dropped.
+pub(crate) fn spawn_background(queue: &Queue, lock: &QueueLock) -> Result<(), Error> {
+    let failed = Error::system("start a background leader");
+    (|| -> std::io::Result<()> {
+        // The path may be gone after an upgrade; the running image never is.
+        let own = std::env::current_exe().ok().filter(|path| path.exists());
+        let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
+        command.arg0("ts").args(["--lead", "-Q", queue.name().as_str()]);
+        command.env_clear().env("TS_DIR", queue.places.root.path()).current_dir("/");
+        if let Some(choice) = std::env::var_os("TS_SCOPE") {
+            command.env("TS_SCOPE", choice);
+        }
+        command.stdin(lock.handed_over()?);
+        command.stderr(runlog::leader_log(&queue.places).map_or_else(|_| Stdio::null(), Stdio::from));
+        if scope::wanted() {
+            // Until the leader has left our unit, our end could be its end.
+            let mut child = command.stdout(Stdio::piped()).spawn()?;
+            scope::await_ready(child.stdout.take());
+        } else {
+            command.stdout(Stdio::null()).spawn()?;
+        }
+        Ok(())
+    })()
+    .map_err(failed)
+}
+
+/// The life of a background leader.
+pub(crate) fn background(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
+    let lock = QueueLock::from_stdin(&queue.places.dir)
+        .map_err(|_| Error::Usage("--lead is for ts itself: it expects the queue's lock as its stdin".to_owned()))?;
+    detach().map_err(Error::system("detach from the terminal"))?;
+    if scope::wanted()
+        && let Err(error) = scope::leave_unit()
+    {
+        io.warn(format_args!("cannot move to a scope of its own, staying in the caller's unit: {error}"));
+    }
+    scope::say_ready().map_err(Error::system("redirect stdout"))?;
+    lead(&mut queue, lock, io)?;
+    Ok(exit::OK)
+}
+
+/// Leaves terminal, session and file modes of whoever kicked; the stdio is ours already, except stdin,
+/// which was the lock.
+fn detach() -> std::io::Result<()> {
+    nix::unistd::setsid()?;
+    // A kicker that was collecting signals had them blocked.
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let null = std::fs::File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(())
+}
+
+/// Leads until nothing is to be done.
+pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Result<(), Error> {
+    loop {
+        queue.refresh()?;
+        adopt(queue, io);
+        let pulse = queue.page.pulse();
+        match queue.due() {
+            due @ (Due::Kicked(slot) | Due::Retry(slot)) => {
+                let ended = run_slot(queue, slot, due, None, io)?;
+                if let Some(signal) = ended.interrupted {
+                    io.note(format_args!("ended by {signal}"));
+                    return lock.release().map_err(Error::system("unlock the queue"));
+                }
+                continue;
+            }
+            Due::Later(left) => {
+                if !queue.page.take_yield() {
+                    queue.page.wait(pulse, left.min(NAP));
+                    continue;
+                }
+            }
+            Due::Nothing => {}
+        }
+        match leave(queue, lock)? {
+            Some(again) => lock = again,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Unlocks, then looks again; returns the lock if there is a reason to go on.
+fn leave(queue: &Queue, lock: QueueLock) -> Result<Option<QueueLock>, Error> {
+    lock.release().map_err(Error::system("unlock the queue"))?;
+    queue.page.wake();
+    match queue.due() {
+        Due::Kicked(_) | Due::Retry(_) => queue.try_lock(),
+        // Whoever asked us to yield for its own run starts a leader after it.
+        Due::Later(_) | Due::Nothing => Ok(None),
+    }
+}
+
+/// Waits for a run whose leader has died.
+pub(crate) fn adopt(queue: &Queue, io: &mut Io) {
+    let Some(running) = queue.page.recorded() else { return };
+    if let Some(process) = Process::find(running.pid, running.start) {
+        io.note(format_args!("run {} has lost its leader; waiting for process {}", running.run, running.pid));
+        let job = Job::load(&queue.places.job(queue.page.slot(running.slot).key())).ok();
+        let log = RunLog::adopt(&queue.places, running.run);
+        let policy = job.as_ref().map(|job| &job.policy);
+        run::attend_orphan(&process, running.pid, running.started_boot_ms, policy, &log);
+        log.say("the leader of this run died; its status is unknown, so it is run again");
+        log.finish();
+    }
+    queue.page.rec().clear();
+    queue.page.wake();
+}
+
+/// Runs the slot's job once and publishes the result.
+pub(crate) fn run_slot(
+    queue: &Queue,
+    index: usize,
+    due: Due,
+    mut screen: Option<&mut Screen>,
+    io: &mut Io,
+) -> Result<Ended, Error> {
+    let page = &queue.page;
+    let slot = page.slot(index);
+    let shown = screen.is_some();
+    let interrupts = Interrupts::collect().map_err(Error::system("collect signals"))?;
+    match due {
+        Due::Retry(_) => slot.kick_for_retry(),
+        _ => slot.reset_failures(),
+    }
+    let from = slot.done() + 1;
+    let seq = slot.begin();
+    page.took_turn(index);
+    let run = page.next_run();
+    let log = match RunLog::create(&queue.places, run) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            io.warn(format_args!("the output of run {run} is not kept: {error}"));
+            None
+        }
+    };
+    page.rec().announce(index, seq, run);
+    page.wake();
+    let (started, started_unix_ms) = (sys::boot_ms(), sys::unix_ms());
+    let path = queue.places.job(slot.key());
+    let (ended, policy) = match Job::load(&path) {
+        Ok(job) => {
+            let show = || screen.as_mut().is_some_and(|screen| screen.show(&queue.places, run));
+            let attendance = Attendance { log: log.as_ref(), interrupts: &interrupts, shown };
+            (start_and_attend(queue, &job, run, attendance, show, io), Some(job.policy))
+        }
+        Err(error) => {
+            let text = format!("the record of the job cannot be read: {}: {error}", path.display());
+            (cannot(exit::WRAPPER, &text, log.as_ref(), shown, io), None)
+        }
+    };
+    let outcome = Outcome {
+        from,
+        seq,
+        status: ended.status,
+        run,
+        started_unix_ms,
+        duration_ms: sys::boot_ms().saturating_sub(started),
+    };
+    let retry_in = policy
+        .filter(|policy| policy.retries(ended.status) && !ended.stopped)
+        .map(|policy| policy.pause(slot.failures().saturating_add(1)));
+    if let Some(pause) = retry_in {
+        io.note(format_args!("run {run} ended with {}; again in {} s", ended.status, pause.as_secs()));
+    }
+    if let Some(log) = log {
+        log.trim();
+        log.finish();
+    }
+    slot.publish(outcome, retry_in);
+    page.rec().clear();
+    page.wake();
+    runlog::prune(&queue.places.root, |places| {
+        Queue::look(places.clone()).ok().flatten().and_then(|queue| queue.page.running()).map(|running| running.run)
+    });
+    Ok(ended)
+}
+
+/// What a leader has at hand while a run goes on.
+#[derive(Clone, Copy)]
+struct Attendance<'a> {
+    log: Option<&'a RunLog>,
+    interrupts: &'a Interrupts,
+    shown: bool,
+}
+
+fn start_and_attend(
+    queue: &Queue,
+    job: &Job,
+    run: u64,
+    attendance: Attendance<'_>,
+    show: impl FnMut() -> bool,
+    io: &mut Io,
+) -> Ended {
+    let Attendance { log, interrupts, shown } = attendance;
+    let command = job.safe_argv().join(" ");
+    // A missing directory would look like a missing command.
+    if let Err(error) = std::fs::read_dir(&job.cwd).map(drop)
+        && error.kind() == std::io::ErrorKind::NotFound
+    {
+        return cannot(
+            exit::CANNOT_RUN,
+            &format!("{command}: directory {}: {error}", job.cwd.display()),
+            log,
+            shown,
+            io,
+        );
+    }
+    match run::spawn(&queue.page, job, log) {
+        Ok(mut child) => {
+            io.note(format_args!("run {run}: {command}"));
+            queue.page.wake();
+            run::attend(Some(&queue.page), &mut child, &job.policy, log, interrupts, show)
+        }
+        Err(error) => {
+            let code = match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => exit::WRAPPER,
+                _ => toolkit::process::spawn_failure_code(&error),
+            };
+            cannot(code, &format!("cannot run {command}: {error}"), log, shown, io)
+        }
+    }
+}
+
+/// Says why nothing was started, where the run's output would be; there a foreground `ts` shows it.
+fn cannot(status: u8, text: &str, log: Option<&RunLog>, shown: bool, io: &mut Io) -> Ended {
+    if let Some(log) = log {
+        log.say(text);
+    }
+    if !shown || log.is_none() {
+        io.error(text);
+    }
+    Ended { status, stopped: false, interrupted: None }
+}

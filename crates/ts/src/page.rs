@@ -1,0 +1,778 @@
+//! The page: a queue's counters, its running child and its recent results, in one file that every
+//! participant maps.
+//!
+//! What always holds:
+//! - A kick is one compare-and-swap of the job's `word`. It cannot tear and needs no disk block: the file
+//!   is fully allocated before it gets its name.
+//! - Everything but `word`, `wake` and `stop` is written by the holder of the queue's lock, or, in `rec`,
+//!   by the child that shares that lock until its exec.
+//! - A slot is claimed or reused under the short `table` lock, and reused only when nothing of it is
+//!   pending. Its count goes on upwards, so a kicker that read the slot before cannot commit to it after,
+//!   and no ticket is given twice within one boot.
+//! - All accesses are sequentially consistent: "publish, then try the lock" of a kicker against "unlock,
+//!   then read again" of a leader is only right if one of the two sees the other.
+//! - The page outlives no boot: what is found from another boot has no running child.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use toolkit::lock::FileLock;
+
+use crate::dir::Places;
+use crate::error::Error;
+use crate::ident;
+use crate::job::{Job, Key};
+use crate::sys;
+
+/// Jobs that one queue can tell apart at a time.
+pub const SLOTS: usize = 64;
+/// Results kept for each.
+const RING: usize = 16;
+const MAGIC: u64 = u64::from_be_bytes(*b"ts-page1");
+const READY: u64 = 1 << 63;
+const TABLE_PATIENCE: Duration = Duration::from_secs(5);
+
+#[repr(C)]
+struct Layout {
+    magic: AtomicU64,
+    boot: [AtomicU64; 2],
+    /// Changes whenever anything does; sleepers wait on it.
+    wake: AtomicU32,
+    _pad: AtomicU32,
+    /// Number of the last run.
+    runs: AtomicU64,
+    /// The slot after the one that ran last, so that every job gets its turn.
+    cursor: AtomicU64,
+    /// Somebody who cannot use the page wants the lock from a leader that only waits for a retry.
+    yield_to: AtomicU64,
+    rec: Rec,
+    slots: [Slot; SLOTS],
+}
+
+/// The running child, written by itself before exec.
+#[repr(C)]
+pub(crate) struct Rec {
+    state: AtomicU64,
+    pid: AtomicU64,
+    start: AtomicU64,
+    slot: AtomicU64,
+    seq: AtomicU64,
+    run: AtomicU64,
+    started_boot_ms: AtomicU64,
+    started_unix_ms: AtomicU64,
+    /// Somebody asked for its end; its status is final then, whatever the policy says.
+    stop: AtomicU64,
+}
+
+/// One job.
+#[repr(C)]
+pub(crate) struct Slot {
+    /// `READY` and the number of kicks.
+    word: AtomicU64,
+    /// The kicks that finished runs cover.
+    done: AtomicU64,
+    /// The kicks that the last started run covers, if it ends.
+    began: AtomicU64,
+    key: [AtomicU64; 2],
+    /// Results up to here are no longer kept.
+    floor: AtomicU64,
+    /// When (ms since boot) the job is to be run again after a failure; 0 for never.
+    retry_at: AtomicU64,
+    /// Failures in a row.
+    failures: AtomicU64,
+    /// The job was kicked or resumed in this boot.
+    seen: AtomicU64,
+    used_ms: AtomicU64,
+    results: AtomicU64,
+    ring: [Entry; RING],
+}
+
+#[repr(C)]
+struct Entry {
+    seq: AtomicU64,
+    from: AtomicU64,
+    status: AtomicU64,
+    run: AtomicU64,
+    started_unix_ms: AtomicU64,
+    duration_ms: AtomicU64,
+}
+
+/// What a finished run says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The first kick it covers.
+    pub from: u64,
+    /// The last kick it covers.
+    pub seq: u64,
+    /// Its exit status.
+    pub status: u8,
+    /// Its number.
+    pub run: u64,
+    /// When it started, by the wall clock.
+    pub started_unix_ms: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// What is known of the running child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// Its process id, which is its group's too.
+    pub pid: i32,
+    /// Its start tick.
+    pub start: u64,
+    /// Its job's slot.
+    pub slot: usize,
+    /// The kicks it covers when it ends.
+    pub seq: u64,
+    /// Its number.
+    pub run: u64,
+    /// When it started, in ms since boot.
+    pub started_boot_ms: u64,
+    /// When it started, by the wall clock.
+    pub started_unix_ms: u64,
+}
+
+/// Where a kick stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// A run that covers it has ended.
+    Covered(Outcome),
+    /// No run that covers it has ended yet.
+    Pending,
+    /// One has, so long ago that its result is no longer kept.
+    Forgotten,
+    /// There was no such kick.
+    Unknown,
+}
+
+impl Rec {
+    /// Fills in what the leader knows; the holder of the lock calls this before it forks.
+    pub(crate) fn announce(&self, slot: usize, seq: u64, run: u64) {
+        self.state.store(0, SeqCst);
+        self.slot.store(slot as u64, SeqCst);
+        self.seq.store(seq, SeqCst);
+        self.run.store(run, SeqCst);
+        self.started_boot_ms.store(sys::boot_ms(), SeqCst);
+        self.started_unix_ms.store(sys::unix_ms(), SeqCst);
+        self.stop.store(0, SeqCst);
+    }
+
+    /// Writes the identity of the calling process; called between fork and exec, allocates nothing.
+    pub(crate) fn sign(&self) -> std::io::Result<()> {
+        let start = ident::own_start_ticks()?;
+        self.pid.store(u64::from(std::process::id()), SeqCst);
+        self.start.store(start, SeqCst);
+        self.state.store(1, SeqCst);
+        Ok(())
+    }
+
+    /// Forgets the child.
+    pub(crate) fn clear(&self) {
+        self.state.store(0, SeqCst);
+    }
+
+    /// Whether somebody asked for the end of the child.
+    pub(crate) fn stop_asked(&self) -> bool {
+        self.stop.load(SeqCst) != 0
+    }
+
+    /// Asks for the end of the child.
+    pub(crate) fn ask_stop(&self) {
+        self.stop.store(1, SeqCst);
+    }
+
+    fn read(&self) -> Option<Running> {
+        if self.state.load(SeqCst) != 1 {
+            return None;
+        }
+        let running = Running {
+            pid: i32::try_from(self.pid.load(SeqCst)).ok()?,
+            start: self.start.load(SeqCst),
+            slot: usize::try_from(self.slot.load(SeqCst)).ok().filter(|slot| *slot < SLOTS)?,
+            seq: self.seq.load(SeqCst),
+            run: self.run.load(SeqCst),
+            started_boot_ms: self.started_boot_ms.load(SeqCst),
+            started_unix_ms: self.started_unix_ms.load(SeqCst),
+        };
+        (self.state.load(SeqCst) == 1 && self.run.load(SeqCst) == running.run).then_some(running)
+    }
+}
+
+impl Slot {
+    /// Returns the number of kicks, if the slot holds a job.
+    pub(crate) fn kicks(&self) -> Option<u64> {
+        let word = self.word.load(SeqCst);
+        (word & READY != 0).then_some(word & !READY)
+    }
+
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(SeqCst)
+    }
+
+    pub(crate) fn began(&self) -> u64 {
+        self.began.load(SeqCst)
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key([self.key[0].load(SeqCst), self.key[1].load(SeqCst)])
+    }
+
+    pub(crate) fn failures(&self) -> u32 {
+        u32::try_from(self.failures.load(SeqCst)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns when the job is to be run again after a failure.
+    pub(crate) fn retry_at(&self) -> Option<u64> {
+        Some(self.retry_at.load(SeqCst)).filter(|at| *at != 0)
+    }
+
+    /// Whether kicks wait that no finished run covers.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.kicks().is_some_and(|kicks| kicks > self.done())
+    }
+
+    /// Commits a kick for `key` and returns its number, unless the slot is another job's by now.
+    /// `first` is called before the commit when the kick is the first that no started run covers.
+    pub(crate) fn kick<E>(&self, key: Key, mut first: impl FnMut() -> Result<(), E>) -> Result<Option<u64>, E> {
+        loop {
+            let word = self.word.load(SeqCst);
+            if word & READY == 0 || self.key() != key {
+                return Ok(None);
+            }
+            let kicks = word & !READY;
+            if kicks == self.done() || kicks == self.began() {
+                first()?;
+            }
+            if self.word.compare_exchange(word, word + 1, SeqCst, SeqCst).is_ok() {
+                self.seen.store(1, SeqCst);
+                self.used_ms.store(sys::boot_ms(), SeqCst);
+                return Ok(Some(kicks + 1));
+            }
+        }
+    }
+
+    /// Turns a due retry into the run's own kick. Holder of the lock only.
+    pub(crate) fn kick_for_retry(&self) {
+        self.word.fetch_add(1, SeqCst);
+        self.retry_at.store(0, SeqCst);
+    }
+
+    /// Starts over with failures: somebody kicked. Holder of the lock only.
+    pub(crate) fn reset_failures(&self) {
+        self.failures.store(0, SeqCst);
+        self.retry_at.store(0, SeqCst);
+    }
+
+    /// Samples the kicks that a run starting now covers. Holder of the lock only.
+    pub(crate) fn begin(&self) -> u64 {
+        let kicks = self.kicks().unwrap_or(0);
+        self.began.store(kicks, SeqCst);
+        kicks
+    }
+
+    /// Publishes a result; joiners see it before the kicks count as covered. Holder of the lock only.
+    pub(crate) fn publish(&self, outcome: Outcome, retry_in: Option<Duration>) {
+        let results = self.results.load(SeqCst);
+        let entry = &self.ring[usize::try_from(results).unwrap_or(0) % RING];
+        let old = entry.seq.swap(0, SeqCst);
+        self.floor.fetch_max(old, SeqCst);
+        entry.from.store(outcome.from, SeqCst);
+        entry.status.store(outcome.status.into(), SeqCst);
+        entry.run.store(outcome.run, SeqCst);
+        entry.started_unix_ms.store(outcome.started_unix_ms, SeqCst);
+        entry.duration_ms.store(outcome.duration_ms, SeqCst);
+        entry.seq.store(outcome.seq, SeqCst);
+        self.results.store(results.wrapping_add(1), SeqCst);
+        match retry_in {
+            Some(pause) => {
+                let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                self.failures.fetch_add(1, SeqCst);
+                self.retry_at.store(sys::boot_ms().saturating_add(pause).max(1), SeqCst);
+            }
+            None => self.reset_failures(),
+        }
+        self.used_ms.store(sys::boot_ms(), SeqCst);
+        self.done.store(outcome.seq, SeqCst);
+    }
+
+    /// Returns where the kick `seq` stands.
+    pub(crate) fn coverage(&self, seq: u64) -> Coverage {
+        if seq == 0 || self.kicks().is_none_or(|kicks| seq > kicks) {
+            return Coverage::Unknown;
+        }
+        // The floor is read last: an entry that was overwritten while we looked has raised it.
+        let covering = self.outcomes().into_iter().find(|outcome| outcome.seq >= seq);
+        let floor = self.floor.load(SeqCst);
+        match covering {
+            _ if seq <= floor => Coverage::Forgotten,
+            Some(outcome) => Coverage::Covered(outcome),
+            None => Coverage::Pending,
+        }
+    }
+
+    /// Returns the kept results, oldest first.
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = self.ring.iter().filter_map(Entry::read).collect();
+        outcomes.sort_by_key(|outcome| outcome.seq);
+        outcomes
+    }
+
+    fn is_idle(&self) -> bool {
+        self.kicks().is_none_or(|kicks| kicks == self.done() && self.retry_at().is_none())
+    }
+
+    /// Makes the slot hold a job. Under the table lock only.
+    fn claim(&self, key: Key) -> bool {
+        let word = self.word.load(SeqCst);
+        if word & READY != 0 && (word & !READY != self.done() || self.retry_at().is_some()) {
+            return false;
+        }
+        // One kick is skipped: a kicker that still believes in the old job fails to commit.
+        let next = (word & !READY) + 1;
+        if self.word.compare_exchange(word, next, SeqCst, SeqCst).is_err() {
+            return false;
+        }
+        self.key[0].store(key.0[0], SeqCst);
+        self.key[1].store(key.0[1], SeqCst);
+        for entry in &self.ring {
+            entry.seq.store(0, SeqCst);
+        }
+        self.results.store(0, SeqCst);
+        self.reset_failures();
+        self.seen.store(0, SeqCst);
+        self.floor.store(next, SeqCst);
+        self.began.store(next, SeqCst);
+        self.done.store(next, SeqCst);
+        self.used_ms.store(sys::boot_ms(), SeqCst);
+        self.word.store(next | READY, SeqCst);
+        true
+    }
+}
+
+impl Entry {
+    fn read(&self) -> Option<Outcome> {
+        let seq = self.seq.load(SeqCst);
+        let outcome = Outcome {
+            from: self.from.load(SeqCst),
+            seq,
+            status: u8::try_from(self.status.load(SeqCst)).ok()?,
+            run: self.run.load(SeqCst),
+            started_unix_ms: self.started_unix_ms.load(SeqCst),
+            duration_ms: self.duration_ms.load(SeqCst),
+        };
+        (seq != 0 && self.seq.load(SeqCst) == seq).then_some(outcome)
+    }
+}
+
+/// A mapped page.
+pub(crate) struct Page {
+    layout: NonNull<Layout>,
+    file: File,
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length and no reference outlives `self`.
+        let _ = unsafe { munmap(self.layout.cast(), size_of::<Layout>()) };
+    }
+}
+
+impl Page {
+    /// Maps the queue's page, making it first if it is missing, damaged or of another boot.
+    ///
+    /// # Errors
+    /// It cannot be made, or the short lock is stuck.
+    pub(crate) fn open(places: &Places) -> Result<Page, Error> {
+        let path = places.page();
+        let boot = ident::boot_id().map_err(Error::system("read the boot id"))?;
+        if let Some(page) = Page::map(&path).map_err(|source| Error::io("map", &path, source))?
+            && page.boot() == boot
+        {
+            return Ok(page);
+        }
+        let _table = lock_table(places)?;
+        // Somebody else may have made it while we waited.
+        match Page::map(&path).map_err(|source| Error::io("map", &path, source))? {
+            Some(page) => {
+                if page.boot() != boot {
+                    page.enter_boot(boot);
+                }
+                Ok(page)
+            }
+            None => Page::create(places, boot),
+        }
+    }
+
+    /// Maps the page if it is there and of this boot; makes nothing.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(crate) fn look(places: &Places) -> Result<Option<Page>, Error> {
+        let path = places.page();
+        let page = Page::map(&path).map_err(|source| Error::io("map", &path, source))?;
+        let boot = ident::boot_id().map_err(Error::system("read the boot id"))?;
+        Ok(page.filter(|page| page.boot() == boot))
+    }
+
+    fn map(path: &Path) -> std::io::Result<Option<Page>> {
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path);
+        let file = match opened {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() != size_of::<Layout>() as u64 {
+            return Ok(None);
+        }
+        let length = std::num::NonZeroUsize::new(size_of::<Layout>()).expect("the layout is not empty");
+        // SAFETY: a shared mapping of a file of exactly this length; it is only ever reached through the
+        // atomics of `Layout`, for which every bit pattern is valid, by us and by every other process.
+        // The file is in a directory that only we can write to, and no code of ours shortens it.
+        let address = unsafe {
+            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, file.as_fd(), 0)?
+        };
+        let page = Page { layout: address.cast(), file };
+        Ok((page.layout().magic.load(SeqCst) == MAGIC).then_some(page))
+    }
+
+    /// Makes the page under a temporary name, fully allocated, and gives it its name when it is whole.
+    fn create(places: &Places, boot: [u64; 2]) -> Result<Page, Error> {
+        let path = places.page();
+        let temporary = places.dir.join("page.new");
+        let made = Page::write_blank(&temporary, boot);
+        if made.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        made.map_err(|source| Error::io("create", &path, source))?;
+        let page = Page::map(&temporary)
+            .and_then(|page| page.ok_or_else(|| std::io::Error::other("the new page is not whole")))
+            .map_err(|source| Error::io("map", &temporary, source))?;
+        page.layout().runs.store(crate::runlog::last_run(&places.runs()), SeqCst);
+        page.recover_jobs(places);
+        std::fs::rename(&temporary, &path).map_err(|source| Error::io("rename", &path, source))?;
+        Ok(page)
+    }
+
+    fn write_blank(path: &Path, boot: [u64; 2]) -> std::io::Result<()> {
+        use std::io::Write;
+        let _ = std::fs::remove_file(path);
+        let mut file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let length = i64::try_from(size_of::<Layout>()).expect("the layout is small");
+        nix::fcntl::posix_fallocate(&file, 0, length)?;
+        let mut head = MAGIC.to_ne_bytes().to_vec();
+        head.extend(boot[0].to_ne_bytes());
+        head.extend(boot[1].to_ne_bytes());
+        file.write_all(&head)
+    }
+
+    /// A page that was lost took the counters with it, so every job on record counts as kicked.
+    fn recover_jobs(&self, places: &Places) {
+        let Ok(entries) = std::fs::read_dir(places.jobs()) else { return };
+        let jobs = entries.flatten().filter_map(|entry| Job::load(&entry.path()).ok());
+        for (slot, job) in self.layout().slots.iter().zip(jobs) {
+            if slot.claim(job.key()) {
+                slot.word.fetch_add(1, SeqCst);
+            }
+        }
+    }
+
+    /// Forgets the child of the boot before; what was pending or waiting for a retry stays so.
+    fn enter_boot(&self, boot: [u64; 2]) {
+        let layout = self.layout();
+        layout.rec.clear();
+        for slot in &layout.slots {
+            slot.seen.store(0, SeqCst);
+            if slot.retry_at().is_some() {
+                slot.retry_at.store(1, SeqCst);
+            }
+        }
+        layout.boot[0].store(boot[0], SeqCst);
+        layout.boot[1].store(boot[1], SeqCst);
+    }
+
+    fn layout(&self) -> &Layout {
+        // SAFETY: the mapping lives as long as `self`, is large enough and page-aligned, and holds atomics only.
+        unsafe { self.layout.as_ref() }
+    }
+
+    fn boot(&self) -> [u64; 2] {
+        [self.layout().boot[0].load(SeqCst), self.layout().boot[1].load(SeqCst)]
+    }
+
+    /// Whether the file that is mapped has lost its name, so that nobody else will see it.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
+    pub(crate) fn rec(&self) -> &Rec {
+        &self.layout().rec
+    }
+
+    /// Returns the child on record, whether or not it still lives.
+    pub(crate) fn recorded(&self) -> Option<Running> {
+        self.layout().rec.read()
+    }
+
+    /// Returns the child on record if it lives.
+    pub(crate) fn running(&self) -> Option<Running> {
+        self.recorded().filter(|running| ident::Process::find(running.pid, running.start).is_some())
+    }
+
+    pub(crate) fn slot(&self, index: usize) -> &Slot {
+        &self.layout().slots[index]
+    }
+
+    /// Returns the slots that hold a job.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.layout().slots.iter().enumerate().filter(|(_, slot)| slot.kicks().is_some())
+    }
+
+    /// Returns the slots that hold a job, beginning after the one that ran last.
+    pub(crate) fn jobs_in_turn(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        let first = usize::try_from(self.layout().cursor.load(SeqCst)).unwrap_or(0) % SLOTS;
+        (0..SLOTS)
+            .map(move |step| (first + step) % SLOTS)
+            .map(|index| (index, self.slot(index)))
+            .filter(|(_, slot)| slot.kicks().is_some())
+    }
+
+    /// Notes whose turn it was. Holder of the lock only.
+    pub(crate) fn took_turn(&self, index: usize) {
+        self.layout().cursor.store((index as u64 + 1) % SLOTS as u64, SeqCst);
+    }
+
+    /// Returns the number of a new run. Holder of the lock only.
+    pub(crate) fn next_run(&self) -> u64 {
+        self.layout().runs.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Returns the slot that holds this job.
+    pub(crate) fn find(&self, key: Key) -> Option<usize> {
+        self.jobs().find(|(_, slot)| slot.key() == key).map(|(index, _)| index)
+    }
+
+    /// Whether this boot has seen the job.
+    pub(crate) fn has_seen(&self, key: Key) -> bool {
+        self.find(key).is_some_and(|index| self.slot(index).seen.load(SeqCst) != 0)
+    }
+
+    /// Returns the slot of the job, claiming one if it has none.
+    ///
+    /// # Errors
+    /// The short lock is stuck, or every slot holds a job that is still to be run.
+    pub(crate) fn find_or_claim(&self, key: Key, places: &Places) -> Result<usize, Error> {
+        if let Some(index) = self.find(key) {
+            return Ok(index);
+        }
+        let _table = lock_table(places)?;
+        if let Some(index) = self.find(key) {
+            return Ok(index);
+        }
+        // Never used first, then what nobody used for longest.
+        let running = self.recorded().map(|running| running.slot);
+        let mut free: Vec<usize> =
+            (0..SLOTS).filter(|index| Some(*index) != running && self.slot(*index).is_idle()).collect();
+        free.sort_by_key(|index| self.slot(*index).used_ms.load(SeqCst));
+        for index in free {
+            let old = self.slot(index).kicks().map(|_| self.slot(index).key());
+            if self.slot(index).claim(key) {
+                if let Some(old) = old {
+                    let _ = std::fs::remove_file(places.job(old));
+                }
+                return Ok(index);
+            }
+        }
+        Err(Error::Full { queue: places.name.to_string(), jobs: SLOTS })
+    }
+
+    /// Returns what to compare in [`Page::wait`]; read it before looking at anything else.
+    pub(crate) fn pulse(&self) -> u32 {
+        self.layout().wake.load(SeqCst)
+    }
+
+    /// Sleeps until something has changed since `pulse` was read, or the time is up.
+    pub(crate) fn wait(&self, pulse: u32, timeout: Duration) {
+        sys::futex_wait(&self.layout().wake, pulse, timeout);
+    }
+
+    /// Says that something has changed.
+    pub(crate) fn wake(&self) {
+        self.layout().wake.fetch_add(1, SeqCst);
+        sys::futex_wake(&self.layout().wake);
+    }
+
+    /// Asks a leader that only waits for a retry to let go of the lock.
+    pub(crate) fn ask_yield(&self) {
+        self.layout().yield_to.store(1, SeqCst);
+        self.wake();
+    }
+
+    /// Whether that was asked; answering takes the request back.
+    pub(crate) fn take_yield(&self) -> bool {
+        self.layout().yield_to.swap(0, SeqCst) != 0
+    }
+}
+
+fn lock_table(places: &Places) -> Result<FileLock, Error> {
+    let path = places.table();
+    FileLock::exclusive_until(&path, Instant::now() + TABLE_PATIENCE)
+        .map_err(|error| Error::io("lock", &error.path, error.source))?
+        .ok_or(Error::Table { path, seconds: TABLE_PATIENCE.as_secs() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dir::{QueueName, StateDir};
+    use std::convert::Infallible;
+
+    fn queue() -> (tempfile::TempDir, Places) {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let places = StateDir::at(dir.path().to_owned()).queue(&QueueName::parse("q").expect("a name"));
+        places.prepare().expect("ours");
+        (dir, places)
+    }
+
+    fn kick(page: &Page, places: &Places, key: Key) -> (usize, u64) {
+        let index = page.find_or_claim(key, places).expect("a slot is free");
+        let seq = page.slot(index).kick(key, || Ok::<(), Infallible>(())).expect("infallible").expect("its slot");
+        (index, seq)
+    }
+
+    fn outcome(from: u64, seq: u64, status: u8) -> Outcome {
+        Outcome { from, seq, status, run: seq, started_unix_ms: 1, duration_ms: 2 }
+    }
+
+    #[test]
+    fn a_kick_is_pending_until_a_run_that_began_after_it_is_published() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let (index, first) = kick(&page, &places, Key([1, 1]));
+        let slot = page.slot(index);
+        assert_eq!(slot.coverage(first), Coverage::Pending);
+        let began = slot.begin();
+        let (_, second) = kick(&page, &places, Key([1, 1]));
+        slot.publish(outcome(first, began, 3), None);
+        assert_eq!(slot.coverage(first), Coverage::Covered(outcome(first, began, 3)));
+        assert_eq!(slot.coverage(second), Coverage::Pending);
+        assert!(slot.is_pending());
+        assert_eq!(slot.coverage(second + 1), Coverage::Unknown);
+    }
+
+    #[test]
+    fn the_record_is_written_for_the_first_pending_kick_only() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let key = Key([1, 1]);
+        let slot = page.slot(page.find_or_claim(key, &places).expect("free"));
+        let mut written = 0;
+        let mut kick = || {
+            slot.kick(key, || {
+                written += 1;
+                Ok::<(), Infallible>(())
+            })
+        };
+        for _ in 0..3 {
+            kick().expect("infallible");
+        }
+        slot.begin();
+        for _ in 0..3 {
+            kick().expect("infallible");
+        }
+        assert_eq!(written, 2);
+    }
+
+    #[test]
+    fn old_results_are_forgotten_and_said_to_be() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let key = Key([1, 1]);
+        let mut first = 0;
+        for round in 0..=RING {
+            let (index, seq) = kick(&page, &places, key);
+            if round == 0 {
+                first = seq;
+            }
+            page.slot(index).publish(outcome(seq, page.slot(index).begin(), 0), None);
+        }
+        let slot = page.slot(page.find(key).expect("kept"));
+        assert_eq!(slot.coverage(first), Coverage::Forgotten);
+        assert!(matches!(slot.coverage(first + 1), Coverage::Covered(_)));
+    }
+
+    #[test]
+    fn a_slot_is_reused_only_when_nothing_of_it_is_pending() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        for job in 0..SLOTS as u64 {
+            kick(&page, &places, Key([job + 1, 0]));
+        }
+        assert!(matches!(page.find_or_claim(Key([999, 0]), &places), Err(Error::Full { .. })));
+        let idle = page.find(Key([7, 0])).expect("there");
+        let began = page.slot(idle).begin();
+        page.slot(idle).publish(outcome(began, began, 1), Some(Duration::from_secs(60)));
+        assert!(page.find_or_claim(Key([999, 0]), &places).is_err(), "its retry is to come");
+        page.slot(idle).reset_failures();
+        let (index, seq) = kick(&page, &places, Key([999, 0]));
+        assert_eq!(index, idle);
+        assert!(seq > began, "no ticket is given twice");
+        assert_eq!(page.slot(idle).coverage(began), Coverage::Forgotten);
+        let late = page.slot(idle).kick(Key([7, 0]), || Ok::<(), Infallible>(())).expect("infallible");
+        assert_eq!(late, None, "the old job's kickers must look again");
+    }
+
+    #[test]
+    fn counters_are_shared_and_kept() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let other = Page::open(&places).expect("there");
+        let (index, seq) = kick(&page, &places, Key([1, 1]));
+        assert_eq!(other.slot(index).kicks(), Some(seq));
+        drop((page, other));
+        assert!(Page::open(&places).expect("there").slot(index).is_pending());
+    }
+
+    #[test]
+    fn a_page_of_another_boot_has_no_child_and_keeps_what_is_pending() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let (index, _) = kick(&page, &places, Key([1, 1]));
+        page.rec().announce(index, 1, 1);
+        page.rec().sign().expect("proc is there");
+        assert!(page.running().is_some());
+        page.layout().boot[0].store(1, SeqCst);
+        assert!(Page::look(&places).expect("readable").is_none());
+        let page = Page::open(&places).expect("taken over");
+        assert_eq!(page.recorded(), None);
+        assert!(page.slot(index).is_pending());
+        assert!(!page.has_seen(Key([1, 1])));
+    }
+
+    #[test]
+    fn a_damaged_page_is_made_anew() {
+        let (_dir, places) = queue();
+        let old = Page::open(&places).expect("made");
+        std::fs::write(places.dir.join("garbage"), "not a page").expect("ours");
+        std::fs::rename(places.dir.join("garbage"), places.page()).expect("ours");
+        let new = Page::open(&places).expect("made anew");
+        assert!(old.is_orphan() && !new.is_orphan());
+        assert_eq!(new.jobs().count(), 0);
+    }
+}

@@ -1,0 +1,288 @@
+//! One run: a child in a process group of its own, its identity on record before exec, its output in
+//! files, its end awaited without pipes.
+
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use toolkit::exit;
+
+use crate::dir::Places;
+use crate::ident::{self, Process, poll_timeout};
+use crate::job::Job;
+use crate::page::{Page, Rec};
+use crate::policy::Policy;
+use crate::runlog::{Reader, RunLog, Shown, Sink, Stream};
+use crate::sys::{self, Writes};
+
+/// The time between two looks at a busy log.
+const LOOK: Duration = Duration::from_millis(5);
+/// The time between two looks where nothing can tell us of writes.
+const POLL: Duration = Duration::from_millis(25);
+
+/// Signals that end a foreground `ts`; a leader passes them to the run.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    fd: SignalFd,
+    before: SigSet,
+}
+
+impl Interrupts {
+    /// Blocks the signals and collects them from then on.
+    pub(crate) fn collect() -> std::io::Result<Interrupts> {
+        let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        Ok(Interrupts { fd, before })
+    }
+
+    /// Returns a signal that has come.
+    pub(crate) fn next(&self) -> Option<Signal> {
+        let info = self.fd.read_signal().ok().flatten()?;
+        Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        // Setting a mask that was read from this thread cannot fail.
+        let _ = self.before.thread_set_mask();
+    }
+}
+
+/// The streams on which a foreground `ts` shows a run's output.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    out: Shown<std::io::Stdout>,
+    err: Shown<std::io::Stderr>,
+    reader: Option<Reader>,
+}
+
+impl Screen {
+    pub(crate) fn new() -> Screen {
+        Screen { out: Shown::new(std::io::stdout()), err: Shown::new(std::io::stderr()), reader: None }
+    }
+
+    /// Shows what is new of a run, without waiting for whoever reads us; answers whether there is more.
+    pub(crate) fn show(&mut self, places: &Places, run: u64) -> bool {
+        if self.reader.as_ref().is_none_or(|reader| reader.run() != run) {
+            self.reader = Some(Reader::new(places, run));
+        }
+        let copied = self.reader.as_mut().map_or(0, |reader| reader.copy(&mut self.out, &mut self.err));
+        copied > 0 || !self.out.ready() || !self.err.ready()
+    }
+
+    /// Shows the rest of a run that has ended, as slowly as whoever reads us wants. Not while leading.
+    pub(crate) fn finish(&mut self, places: &Places, run: u64) {
+        (self.out.patient, self.err.patient) = (true, true);
+        self.show(places, run);
+        if let Some(reader) = &mut self.reader {
+            while reader.copy(&mut self.out, &mut self.err) > 0 {}
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) status: u8,
+    /// It was asked to end; it is not tried again.
+    pub(crate) stopped: bool,
+    /// The signal that made us ask.
+    pub(crate) interrupted: Option<Signal>,
+}
+
+/// Starts the job as the child that `page` announces.
+pub(crate) fn spawn(page: &Page, job: &Job, log: Option<&RunLog>) -> std::io::Result<Child> {
+    let mut command = command(job, Some(page));
+    let stdio = |stream| -> std::io::Result<Stdio> {
+        Ok(match log.and_then(|log| log.handle(stream)) {
+            Some(file) => Stdio::from(file?),
+            None => Stdio::null(),
+        })
+    };
+    command.stdout(stdio(Stream::Out)?).stderr(stdio(Stream::Err)?).spawn()
+}
+
+/// Runs the job with our own stdout and stderr and returns its status. There may be no page to put the
+/// child on record; then only our own life keeps the queue's lock.
+pub(crate) fn plain(job: &Job, page: Option<&Page>) -> std::io::Result<u8> {
+    let mut child = command(job, page).spawn()?;
+    let interrupts = Interrupts::collect()?;
+    Ok(attend(page, &mut child, &job.policy, None, &interrupts, || false).status)
+}
+
+fn command(job: &Job, page: Option<&Page>) -> Command {
+    let mut command = Command::new(&job.argv[0]);
+    command.args(&job.argv[1..]).current_dir(&job.cwd).env_clear().envs(job.env.iter().cloned());
+    command.process_group(0).stdin(Stdio::null());
+    let mask = Mode::from_bits_truncate(job.umask);
+    let address = page.map(|page| std::ptr::from_ref(page.rec()).expose_provenance());
+    // SAFETY: between fork and exec the closure makes plain system calls and stores to the shared page,
+    // allocates nothing and takes no lock. The record it points to is in a mapping that the forked child
+    // inherits and keeps until its exec; the callers keep `page` until `spawn` has returned.
+    unsafe {
+        command.pre_exec(move || {
+            SigSet::empty().thread_set_mask()?;
+            umask(mask);
+            match address {
+                Some(address) => (*std::ptr::with_exposed_provenance::<Rec>(address)).sign(),
+                None => Ok(()),
+            }
+        });
+    }
+    command
+}
+
+/// Waits for the run, keeps its log small, passes signals on and holds it to its time.
+pub(crate) fn attend(
+    page: Option<&Page>,
+    child: &mut Child,
+    policy: &Policy,
+    log: Option<&RunLog>,
+    interrupts: &Interrupts,
+    mut show: impl FnMut() -> bool,
+) -> Ended {
+    let pid = i32::try_from(child.id()).expect("process ids are positive and small");
+    let group = Pid::from_raw(pid);
+    let fd = sys::pidfd_open(pid).ok();
+    let writes = log.and_then(|log| Writes::of(&log.paths()));
+    let started = Instant::now();
+    let limit = policy.timeout_ms.map(|ms| started + Duration::from_millis(ms));
+    let (mut timed_out, mut interrupted) = (false, None);
+    let mut kill_at: Option<Instant> = None;
+    let mut killed = false;
+    let mut busy = false;
+    let peek = loop {
+        // WNOWAIT: while the child is a zombie its id, and with it the group's, cannot be reused.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        match waitid(Id::Pid(group), flags) {
+            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(status) => break Some(status),
+            Err(_) => break None,
+        }
+        let now = Instant::now();
+        if !timed_out && kill_at.is_none() && limit.is_some_and(|limit| now >= limit) {
+            timed_out = true;
+            let _ = killpg(group, Signal::SIGTERM);
+            kill_at = Some(now + policy.kill_after());
+        }
+        if let Some(signal) = interrupts.next() {
+            interrupted = interrupted.or(Some(signal));
+            let _ = killpg(group, signal);
+            kill_at = kill_at.or(Some(now + policy.kill_after()));
+        }
+        if !killed && kill_at.is_some_and(|at| now >= at) {
+            killed = true;
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        if let Some(log) = log {
+            log.trim();
+        }
+        let more = show();
+        let next = kill_at.filter(|_| !killed).or(limit.filter(|_| !timed_out && kill_at.is_none()));
+        let mut pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now));
+        if fd.is_none() || (log.is_some() && writes.is_none()) {
+            pause = pause.min(POLL);
+        } else if busy || more {
+            // A chatty child does not get to wake us for each line.
+            pause = pause.min(LOOK);
+        }
+        let mut fds = vec![PollFd::new(interrupts.fd.as_fd(), PollFlags::POLLIN)];
+        fds.extend(fd.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        if let Some(writes) = writes.as_ref().filter(|_| !busy) {
+            fds.push(PollFd::new(writes.fd().as_fd(), PollFlags::POLLIN));
+        }
+        let ready = poll(&mut fds, poll_timeout(pause)).unwrap_or(0);
+        let listened = writes.is_some() && !busy;
+        busy = listened && ready > 0 && fds.last().is_some_and(|fd| fd.any() == Some(true));
+        if let Some(writes) = writes.as_ref().filter(|_| busy) {
+            writes.drain();
+        }
+    };
+    let signaled = matches!(peek, Some(WaitStatus::Signaled(..)));
+    let stopped = interrupted.is_some() || page.is_some_and(|page| page.rec().stop_asked());
+    // A run that did not end by itself must not leave workers behind; one that did may leave daemons.
+    if signaled || timed_out || stopped {
+        clear_group(pid, policy.kill_after());
+    }
+    let status = match child.wait() {
+        _ if timed_out => exit::TIMED_OUT,
+        Ok(status) => status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .or_else(|| u8::try_from(status.signal()?).ok().map(|signal| exit::SIGNALED.saturating_add(signal)))
+            .unwrap_or(exit::WRAPPER),
+        Err(_) => exit::WRAPPER,
+    };
+    Ended { status, stopped, interrupted }
+}
+
+/// Ends what is left of a group: TERM, then after `grace` KILL.
+fn clear_group(pid: i32, grace: Duration) {
+    let group = Pid::from_raw(pid);
+    if !ident::group_has_others(pid) {
+        return;
+    }
+    let _ = killpg(group, Signal::SIGTERM);
+    let deadline = Instant::now() + grace;
+    while ident::group_has_others(pid) {
+        if Instant::now() >= deadline {
+            let _ = killpg(group, Signal::SIGKILL);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits for a child whose leader has died, with the same care. Its status cannot be known.
+pub(crate) fn attend_orphan(process: &Process, pid: i32, started_boot_ms: u64, policy: Option<&Policy>, log: &RunLog) {
+    let limit = policy.and_then(|policy| policy.timeout_ms).map(|ms| started_boot_ms.saturating_add(ms));
+    let kill_after = policy.map_or(Duration::from_secs(10), Policy::kill_after);
+    let writes = Writes::of(&log.paths());
+    let mut ended = false;
+    while !ended {
+        let now = sys::boot_ms();
+        let left = limit.map(|limit| Duration::from_millis(limit.saturating_sub(now)));
+        if left == Some(Duration::ZERO) {
+            end_group(process, pid, kill_after);
+            return;
+        }
+        let pause = left.unwrap_or(Duration::MAX).min(Duration::from_secs(60));
+        ended = match (process.fd(), &writes) {
+            (Some(fd), Some(writes)) => {
+                let mut fds =
+                    [PollFd::new(fd.as_fd(), PollFlags::POLLIN), PollFd::new(writes.fd().as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut fds, poll_timeout(pause));
+                writes.drain();
+                process.wait(LOOK.min(pause))
+            }
+            _ => process.wait(pause.min(POLL)),
+        };
+        log.trim();
+    }
+}
+
+/// Ends a process that has been identified, with its group: TERM, then after `grace` KILL.
+pub(crate) fn end_group(process: &Process, pid: i32, grace: Duration) {
+    let group = Pid::from_raw(pid);
+    if process.alive() {
+        let _ = killpg(group, Signal::SIGTERM);
+    }
+    if !process.wait(Duration::ZERO) {
+        let deadline = Instant::now() + grace;
+        while !process.wait(deadline.saturating_duration_since(Instant::now())) {
+            if Instant::now() >= deadline {
+                let _ = killpg(group, Signal::SIGKILL);
+                while !process.wait(Duration::from_secs(1)) {}
+            }
+        }
+    }
+}
