@@ -140,6 +140,19 @@ impl Node {
 /// # Errors
 /// Input that is too large, no UTF-8, no YAML, has more than one document, or goes beyond the limits.
 pub fn parse(input: &[u8], limits: &Limits) -> Result<Option<Node>, Error> {
+    read(input, limits, false)
+}
+
+/// Reads the first document as [`parse`] does and looks at nothing after it, which is what Ruby's
+/// YAML reader does.
+///
+/// # Errors
+/// As for [`parse`], within the first document.
+pub fn parse_first(input: &[u8], limits: &Limits) -> Result<Option<Node>, Error> {
+    read(input, limits, true)
+}
+
+fn read(input: &[u8], limits: &Limits, first_only: bool) -> Result<Option<Node>, Error> {
     if input.len() > limits.bytes {
         return Err(Error::new(Mark::default(), format!("larger than {} bytes", limits.bytes)));
     }
@@ -149,7 +162,7 @@ pub fn parse(input: &[u8], limits: &Limits) -> Result<Option<Node>, Error> {
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     check_flow_depth(text, limits)?;
-    Builder::new(limits).run(text)
+    Builder::new(limits).run(text, first_only)
 }
 
 /// Refuses input whose brackets alone nest too deep, before the parser (which recurses into nothing,
@@ -197,9 +210,12 @@ impl<'l> Builder<'l> {
         Builder { limits, stack: Vec::new(), anchors: HashMap::new(), nodes: 0, text: 0, root: None }
     }
 
-    fn run(mut self, text: &str) -> Result<Option<Node>, Error> {
+    fn run(mut self, text: &str, first_only: bool) -> Result<Option<Node>, Error> {
         let mut documents = 0;
         for event in Parser::new_from_str(text) {
+            if first_only && self.root.is_some() {
+                break;
+            }
             let (event, span) = event.map_err(|error| {
                 let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
                 Error::new(mark, error.info().to_owned())
@@ -326,7 +342,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<Node>, Error> {
-        parse(text.as_bytes(), &Limits::default())
+        super::parse(text.as_bytes(), &Limits::default())
     }
 
     #[test]
@@ -337,6 +353,14 @@ mod tests {
         let items = root.get("b").and_then(Node::as_sequence).expect("list");
         assert_eq!(items[0].value, Value::Scalar { text: "0755".into(), plain: false });
         assert_eq!(items[1].tag.as_deref(), Some("!!str"));
+    }
+
+    #[test]
+    fn nothing_after_the_first_document_is_read_where_it_alone_is_wanted() {
+        let first = parse_first(b"- a\n---\nb: 2\n", &Limits::default()).expect("valid").expect("a document");
+        assert_eq!(first.as_sequence().map(<[Node]>::len), Some(1));
+        assert!(parse_first(b"  - a\nb: 2\n", &Limits::default()).is_ok_and(|node| node.is_some()));
+        assert!(parse_first(b"a: [\n", &Limits::default()).is_err());
     }
 
     #[test]
