@@ -1,1 +1,51 @@
-//! Answer Hiera lookups from Consul and YAML
+//! Answers Hiera lookups from Consul, YAML and JSON.
+//!
+//! The `engine` reads `hiera.yaml` and data as Puppet does (see its module for layers, merges and
+//! lookup_options; `psych` for what YAML scalars mean). Levels of the lookup_key function
+//! `stacktira::consul` are answered natively by `consul`. `serve` is the coprocess that Puppet's
+//! functions hold open, so that a catalog costs one read per level instead of one per key.
+//!
+//! # What always holds
+//!
+//! - "Not there" is a fact, not a guess: a level that could not be read ends the lookup with an error.
+//! - Nothing is written to stdout unless a key was found.
+//! - All keys of a run see one snapshot of each Consul level.
+//!
+//! # Exit codes
+//!
+//! 0 found · 1 not there · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
+//! not answer · 77 denied.
+
+pub mod cli;
+pub mod config;
+pub mod consul;
+pub mod engine;
+pub mod error;
+mod interpolate;
+pub mod key;
+mod locations;
+mod lookup;
+pub mod merge;
+pub mod psych;
+pub mod scope;
+pub mod serve;
+pub mod settings;
+pub mod types;
+pub mod value;
+
+use toolkit::Io;
+
+pub use error::Error;
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// See [`Error`].
+pub fn run(cli: &cli::Cli, io: &mut Io) -> Result<u8, Error> {
+    let settings = settings::Settings::load()?;
+    let access = settings.access(&cli.consul)?;
+    match &cli.action {
+        cli::Action::Lookup(args) => lookup::run(args, &settings, access, io),
+        cli::Action::Serve => serve::run(access, std::io::stdin().lock(), io),
+    }
+}

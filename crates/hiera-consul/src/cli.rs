@@ -1,0 +1,240 @@
+//! The command line: data only.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use consul_client::Overrides;
+use toolkit::args::Verbosity;
+
+use crate::types::Type;
+
+const MORE: &str = "\
+Examples:
+  hiera-consul lookup ntp::servers
+  hiera-consul lookup --render-as json --merge deep haproxy::listeners
+  hiera-consul lookup --hiera_config /etc/puppetlabs/puppet/hiera.yaml --facts facts.json --node web1 motd
+  hiera-consul lookup --explain leader__db
+
+Environment:
+  CONSUL_HTTP_ADDR         where Consul's agent listens
+  CONSUL_HTTP_TOKEN_FILE   file with the token to send
+  CONSUL_HTTP_TOKEN        the token itself
+  CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY
+                           TLS, as for Consul's own commands
+  STACKTIRA_ROOT           put before every default path
+
+Exit status:
+  0   found
+  1   no level has any of the keys
+  2   usage
+  65  broken configuration, data, merge or type
+  69  Consul cannot be reached or does not answer as promised
+  77  Consul or the system denies reading
+";
+
+/// Answer Hiera lookups from Consul, YAML and JSON
+///
+/// Reads hiera.yaml as Puppet does, and answers levels of the function stacktira::consul from
+/// Consul's key-value store and catalog. A level that cannot be read is an error, never a miss.
+#[derive(Debug, Parser)]
+#[command(name = "hiera-consul", version, after_long_help = MORE)]
+pub struct Cli {
+    /// How much is said.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+
+    /// How Consul is reached.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Look up the first of the keys that is found
+    ///
+    /// Options have the names and meanings of `puppet lookup`. Without them the settings come from
+    /// /etc/stacktira/hiera-consul.yaml, and without that the environment is /var/lib/stacktira/puppet
+    /// and facts are /var/lib/stacktira/facts.json, where they exist.
+    Lookup(Box<Lookup>),
+
+    /// Answer requests of Puppet's functions on stdin, one JSON object a line, until it ends
+    ///
+    /// Every request has an "id" and an "op": snapshot, lookup, services, leader or wait. The answer
+    /// carries the id, and the result or {"error": {"code", "message"}}.
+    Serve,
+}
+
+/// Options of `lookup`.
+#[derive(Debug, Args)]
+pub struct Lookup {
+    /// Keys, with dots for what is inside of a value
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+
+    /// The global layer's hiera.yaml
+    #[arg(long = "hiera_config", value_name = "FILE")]
+    pub hiera_config: Option<PathBuf>,
+
+    /// Directories of environments, separated by colons
+    #[arg(long, value_name = "PATH")]
+    pub environmentpath: Option<String>,
+
+    /// The environment [default: production, where an environmentpath is given]
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
+
+    /// Directories of modules, instead of the environment's own
+    #[arg(long, value_name = "PATH")]
+    pub modulepath: Option<String>,
+
+    /// Directories of modules after the environment's own
+    #[arg(long, value_name = "PATH")]
+    pub basemodulepath: Option<String>,
+
+    /// The node to answer for [default: the facts' clientcert, else this host]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// The node's facts, a JSON or YAML file
+    #[arg(long, value_name = "FILE")]
+    pub facts: Option<PathBuf>,
+
+    /// A further variable (can be repeated)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub scope: Vec<(String, String)>,
+
+    /// How values of several levels are joined, instead of what lookup_options say
+    #[arg(long, value_enum)]
+    pub merge: Option<Merge>,
+
+    /// With deep: list items with this prefix remove their counterparts
+    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub knock_out_prefix: Option<String>,
+
+    /// With deep: sort lists that were merged
+    #[arg(long)]
+    pub sort_merged_arrays: bool,
+
+    /// With deep: merge hashes inside of lists by position
+    #[arg(long)]
+    pub merge_hash_arrays: bool,
+
+    /// The answer when no level has any of the keys
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub default: Option<String>,
+
+    /// The Puppet type that the answer must have
+    #[arg(long = "type", value_name = "TYPE", value_parser = Type::parse)]
+    pub value_type: Option<Type>,
+
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "yaml")]
+    pub render_as: Render,
+
+    /// Print how the answer is found instead of the answer
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Names of merge strategies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Merge {
+    /// The first found value
+    First,
+    /// One flat list without duplicates
+    Unique,
+    /// Hashes joined at their top level
+    Hash,
+    /// Hashes and lists joined at every level
+    Deep,
+}
+
+/// Forms of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Render {
+    /// Text
+    S,
+    /// One line of JSON
+    Json,
+    /// A YAML document
+    Yaml,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// How to reach Consul; each option wins over the environment variable that Consul itself knows.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Consul")]
+pub struct ConsulArgs {
+    /// Where Consul's agent listens [env: CONSUL_HTTP_ADDR]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub http_addr: Option<String>,
+    /// File with the token to send [env: CONSUL_HTTP_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates of the authorities to trust [env: CONSUL_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate to show [env: CONSUL_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// Key of that certificate [env: CONSUL_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+    /// Datacenter to ask, instead of the agent's own
+    #[arg(long, global = true, value_name = "NAME")]
+    pub datacenter: Option<String>,
+}
+
+impl ConsulArgs {
+    /// Returns the settings that win over the environment.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            address: self.http_addr.clone(),
+            token_file: self.token_file.clone(),
+            ca_file: self.ca_file.clone(),
+            client_cert: self.client_cert.clone(),
+            client_key: self.client_key.clone(),
+            datacenter: self.datacenter.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+/// Returns the command for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn types_and_prefixes_are_checked_while_parsing() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["hiera-consul", "lookup"], args].concat());
+        assert!(parse(&["--type", "Array[String]", "k"]).is_ok());
+        assert!(parse(&["--type", "Foo", "k"]).is_err());
+        assert!(parse(&["--merge", "deep", "--knock-out-prefix", "--", "k"]).is_ok());
+        assert!(parse(&["--knock-out-prefix", "", "k"]).is_err());
+        assert!(parse(&["--scope", "novalue", "k"]).is_err());
+        assert!(parse(&[]).is_err());
+    }
+}

@@ -1,0 +1,735 @@
+//! The lookup itself: layers, hierarchy levels, locations, lookup_options.
+//!
+//! Three layers are asked in order (global, environment, module), in each the levels of its
+//! `hiera.yaml`, in each level its locations; one merge strategy joins what is found at every one
+//! of these steps. `Ok(None)` always means "certainly not there"; whatever could not be read, be it
+//! a broken file or an unreachable Consul, is an error and ends the lookup.
+//!
+//! An `Engine` serves one run: files, configurations and Consul snapshots are read once and kept,
+//! so that all keys of a run see one state.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use regex::{Regex, RegexBuilder};
+
+use crate::config::{self, Config, FunctionKind, Layer, Level, Locations};
+use crate::error::Error;
+use crate::key::Key;
+use crate::locations;
+use crate::merge::Strategy;
+use crate::psych;
+use crate::scope::Scope;
+use crate::types;
+use crate::value::{Hash, Value};
+
+/// The name of the lookup_key function that is answered natively.
+pub const CONSUL_FUNCTION: &str = "stacktira::consul";
+const LOOKUP_OPTIONS: &str = "lookup_options";
+/// Puppet's default for version 3 files that name no datadir.
+const V3_DATADIR: &str = "/etc/puppetlabs/code/environments/%{::environment}/hieradata";
+/// Lookups inside lookups, and interpolations inside interpolations.
+const MOST_NESTED: usize = 150;
+
+/// Answers keys of Consul levels.
+pub trait ConsulSource {
+    /// Returns the value of `key` in the level that `options` describe, not interpolated.
+    fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error>;
+}
+
+/// An environment directory.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Directories of modules.
+    pub modulepath: Vec<PathBuf>,
+}
+
+/// What an engine works on.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The global layer's file.
+    pub hiera_config: Option<PathBuf>,
+    /// The environment.
+    pub environment: Option<Environment>,
+}
+
+/// State of one lookup and the lookups inside it.
+#[derive(Default)]
+pub struct Invocation {
+    /// What is being resolved, for the detection of recursion.
+    stack: Vec<String>,
+    /// Only the global layer is asked.
+    global_only: bool,
+}
+
+impl Invocation {
+    /// Runs `f` while `name` counts as being resolved.
+    pub(crate) fn guarded<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        if self.stack.iter().any(|other| other == name) {
+            return Err(Error::data(format!("recursive lookup detected in [{}]", self.stack.join(", "))));
+        }
+        if self.stack.len() >= MOST_NESTED {
+            return Err(Error::data(format!("lookups are nested deeper than {MOST_NESTED} at '{name}'")));
+        }
+        self.stack.push(name.to_owned());
+        let result = f(self);
+        self.stack.pop();
+        result
+    }
+}
+
+/// A place of a level, interpolated.
+enum Location {
+    File {
+        path: PathBuf,
+        exists: bool,
+    },
+    /// No function that is answered here takes one.
+    Uri,
+}
+
+/// A level, interpolated.
+struct Provider {
+    name: String,
+    kind: FunctionKind,
+    function: String,
+    options: Hash,
+    locations: Vec<Option<Location>>,
+}
+
+struct LayerState {
+    layer: Layer,
+    config: Config,
+    providers: RefCell<Option<Rc<Vec<Provider>>>>,
+    defaults: RefCell<Option<Rc<Vec<Provider>>>>,
+}
+
+/// lookup_options, ready to be asked.
+struct Options {
+    exact: Hash,
+    patterns: Vec<(Regex, Value)>,
+}
+
+impl Options {
+    fn of(&self, root: &str) -> Option<&Hash> {
+        let found = match self.exact.get_str(root) {
+            Some(Value::Null) | None => {
+                self.patterns.iter().find(|(pattern, _)| pattern.is_match(root)).map(|(_, value)| value)
+            }
+            found => found,
+        };
+        found.and_then(Value::as_hash)
+    }
+}
+
+/// Answers lookups; see the module's documentation.
+pub struct Engine {
+    sources: Sources,
+    pub(crate) scope: Scope,
+    consul: Box<dyn ConsulSource>,
+    files: RefCell<HashMap<PathBuf, Rc<Hash>>>,
+    global: RefCell<Option<Option<Rc<LayerState>>>>,
+    environment: RefCell<Option<Option<Rc<LayerState>>>>,
+    modules: RefCell<HashMap<String, Option<Rc<LayerState>>>>,
+    options: RefCell<HashMap<Option<String>, Option<Rc<Options>>>>,
+    global_options: RefCell<Option<Option<Hash>>>,
+    environment_options: RefCell<Option<Option<Hash>>>,
+    warnings: RefCell<Vec<String>>,
+    trace: RefCell<Option<Trace>>,
+}
+
+#[derive(Default)]
+struct Trace {
+    depth: usize,
+    lines: Vec<String>,
+}
+
+type Found = Result<Option<Value>, Error>;
+
+impl Engine {
+    /// Returns an engine; nothing is read yet.
+    pub fn new(sources: Sources, scope: Scope, consul: Box<dyn ConsulSource>) -> Self {
+        Engine {
+            sources,
+            scope,
+            consul,
+            files: RefCell::default(),
+            global: RefCell::default(),
+            environment: RefCell::default(),
+            modules: RefCell::default(),
+            options: RefCell::default(),
+            global_options: RefCell::default(),
+            environment_options: RefCell::default(),
+            warnings: RefCell::default(),
+            trace: RefCell::default(),
+        }
+    }
+
+    /// Starts to record what `take_explanation` returns.
+    pub fn explain(&self) {
+        *self.trace.borrow_mut() = Some(Trace::default());
+    }
+
+    /// Returns the recorded steps.
+    pub fn take_explanation(&self) -> Vec<String> {
+        self.trace.borrow_mut().as_mut().map(|trace| std::mem::take(&mut trace.lines)).unwrap_or_default()
+    }
+
+    /// Returns what was odd but no error.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.borrow_mut())
+    }
+
+    fn warn(&self, message: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&message) {
+            warnings.push(message);
+        }
+    }
+
+    pub(crate) fn say(&self, line: impl FnOnce() -> String) {
+        if let Some(trace) = self.trace.borrow_mut().as_mut() {
+            let indent = "  ".repeat(trace.depth);
+            trace.lines.push(format!("{indent}{}", line()));
+        }
+    }
+
+    pub(crate) fn deeper<T>(&self, f: impl FnOnce() -> T) -> T {
+        let step = |by: isize| {
+            if let Some(trace) = self.trace.borrow_mut().as_mut() {
+                trace.depth = trace.depth.saturating_add_signed(by);
+            }
+        };
+        step(1);
+        let result = f();
+        step(-1);
+        result
+    }
+
+    /// Returns the first of `keys` that is found, with its value.
+    pub fn lookup_first(&self, keys: &[String], merge: Option<&Strategy>) -> Found {
+        for key in keys {
+            let mut invocation = Invocation::default();
+            self.say(|| format!("Searching for \"{key}\""));
+            if let Some(value) = self.deeper(|| self.lookup(key, merge, &mut invocation))? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks up one key with the options that lookup_options give it.
+    pub(crate) fn lookup(&self, text: &str, merge: Option<&Strategy>, inv: &mut Invocation) -> Found {
+        // Reserved: never found as data.
+        if text == LOOKUP_OPTIONS || text.starts_with("lookup_options.") {
+            return Ok(None);
+        }
+        let key = Key::parse(text, || format!("key: '{text}'"))?;
+        let module = key.module().map(str::to_owned);
+        let options = self.options_of(&key, module.as_deref(), inv)?;
+        let strategy = match (merge, options.as_ref().and_then(|o| o.get_str("merge"))) {
+            (Some(strategy), _) => strategy.clone(),
+            (None, None | Some(Value::Null)) => Strategy::First,
+            (None, Some(value)) => {
+                let strategy = Strategy::from_value(value)
+                    .map_err(|e| e.while_doing(format_args!("lookup_options of '{}'", key.root)))?;
+                self.say(|| format!("Merge strategy \"{}\" of lookup_options", strategy.name()));
+                strategy
+            }
+        };
+        let mut found = self.in_layers(&key, &strategy, module.as_deref(), inv)?;
+        if found.is_none() && !inv.global_only {
+            if let Some(value) = self.in_module_defaults(&key, module.as_deref(), inv)? {
+                found = key.dig(value)?;
+            }
+        }
+        let Some(value) = found else {
+            self.say(|| format!("No such key: \"{text}\""));
+            return Ok(None);
+        };
+        match options.as_ref().and_then(|o| o.get_str("convert_to")) {
+            None | Some(Value::Null) => Ok(Some(value)),
+            Some(target) => types::convert(target, value)
+                .map(Some)
+                .map_err(|e| e.while_doing(format_args!("convert_to of key '{text}'"))),
+        }
+    }
+
+    fn in_layers(&self, key: &Key, strategy: &Strategy, module: Option<&str>, inv: &mut Invocation) -> Found {
+        let found = if inv.global_only {
+            self.in_global(key, strategy, inv)?
+        } else {
+            strategy.combine(
+                &[Layer::Global, Layer::Environment, Layer::Module(String::new())],
+                |layer| match layer {
+                    Layer::Global => self.in_global(key, strategy, inv),
+                    Layer::Environment => self.in_environment(key, strategy, inv),
+                    Layer::Module(_) => self.in_module(key, strategy, module, inv),
+                },
+            )?
+        };
+        match found {
+            Some(value) => key.dig(value),
+            None => Ok(None),
+        }
+    }
+
+    fn in_global(&self, key: &Key, strategy: &Strategy, inv: &mut Invocation) -> Found {
+        let Some(layer) = self.global_layer()? else { return Ok(None) };
+        // A version 3 file confines lookups inside its data to itself, unless the environment has
+        // a hierarchy of version 5.
+        let confine = layer.config.version == 3
+            && !self.environment_layer()?.is_some_and(|environment| environment.config.version >= 5);
+        let before = inv.global_only;
+        inv.global_only |= confine;
+        let result = inv.guarded(&key.text, |inv| self.in_layer(&layer, key, strategy, inv));
+        inv.global_only = before;
+        result
+    }
+
+    fn in_environment(&self, key: &Key, strategy: &Strategy, inv: &mut Invocation) -> Found {
+        match self.environment_layer()? {
+            Some(layer) => inv.guarded(&key.text, |inv| self.in_layer(&layer, key, strategy, inv)),
+            None => Ok(None),
+        }
+    }
+
+    fn in_module(&self, key: &Key, strategy: &Strategy, module: Option<&str>, inv: &mut Invocation) -> Found {
+        let Some(module) = module else { return Ok(None) };
+        match self.module_layer(module)? {
+            Some(layer) => inv.guarded(&key.text, |inv| self.in_layer(&layer, key, strategy, inv)),
+            None => Ok(None),
+        }
+    }
+
+    fn in_module_defaults(&self, key: &Key, module: Option<&str>, inv: &mut Invocation) -> Found {
+        let Some(module) = module else { return Ok(None) };
+        let Some(layer) = self.module_layer(module)?.filter(|l| l.config.default_hierarchy.is_some()) else {
+            return Ok(None);
+        };
+        let providers = self.default_providers(&layer, inv)?;
+        let options_key = Key::parse(LOOKUP_OPTIONS, String::new)?;
+        let ask = |key: &Key, strategy: &Strategy, inv: &mut Invocation| {
+            inv.guarded(&key.text, |inv| {
+                strategy.combine(&providers, |provider| self.in_provider(provider, &layer, key, strategy, inv))
+            })
+        };
+        self.say(|| format!("Default hierarchy of {}", layer.layer));
+        self.deeper(|| {
+            let options = ask(&options_key, &Strategy::Hash, inv)?;
+            let options = compile(valid_options(options, Some(module))?)?;
+            let strategy = match options.as_ref().and_then(|o| o.of(&key.root)).and_then(|o| o.get_str("merge")) {
+                None | Some(Value::Null) => Strategy::First,
+                Some(value) => Strategy::from_value(value)?,
+            };
+            ask(key, &strategy, inv)
+        })
+    }
+
+    fn in_layer(&self, layer: &LayerState, key: &Key, strategy: &Strategy, inv: &mut Invocation) -> Found {
+        let providers = self.providers(layer, inv)?;
+        self.say(|| match &layer.config.file {
+            Some(file) => format!("{} ({}, version {})", layer.layer, file.display(), layer.config.version),
+            None => format!("{} (built-in defaults)", layer.layer),
+        });
+        self.deeper(|| strategy.combine(&providers, |provider| self.in_provider(provider, layer, key, strategy, inv)))
+    }
+
+    fn in_provider(
+        &self,
+        provider: &Provider,
+        layer: &LayerState,
+        key: &Key,
+        strategy: &Strategy,
+        inv: &mut Invocation,
+    ) -> Found {
+        self.say(|| format!("Hierarchy entry \"{}\"", provider.name));
+        self.deeper(|| {
+            strategy
+                .combine(&provider.locations, |location| self.in_location(provider, layer, location.as_ref(), key, inv))
+        })
+    }
+
+    fn in_location(
+        &self,
+        provider: &Provider,
+        layer: &LayerState,
+        location: Option<&Location>,
+        key: &Key,
+        inv: &mut Invocation,
+    ) -> Found {
+        let fail = |message: String| match &layer.config.file {
+            Some(file) => Error::data(message).in_file(file),
+            None => Error::data(message),
+        };
+        match (provider.kind, provider.function.as_str()) {
+            (FunctionKind::DataHash, function @ ("yaml_data" | "json_data")) => {
+                let (path, exists) = match location {
+                    Some(Location::File { path, exists }) => (path, *exists),
+                    Some(Location::Uri) | None => {
+                        return Err(fail(format!(
+                            "hierarchy '{}': one of path, paths, glob, globs or mapped_paths must be declared for {function}",
+                            provider.name
+                        )));
+                    }
+                };
+                if !exists {
+                    self.say(|| format!("{}: not there", path.display()));
+                    return Ok(None);
+                }
+                let data = self.data(path, function == "json_data", &layer.layer)?;
+                let Some(value) = data.get_str(&key.root) else {
+                    self.say(|| format!("{}: no \"{}\"", path.display(), key.root));
+                    return Ok(None);
+                };
+                if !value.is_rich_data() {
+                    return Err(
+                        Error::data(format!("the value of key '{}' is or holds a symbol", key.root)).in_file(path)
+                    );
+                }
+                let value = self.interpolate(value.clone(), true, inv).map_err(|e| e.in_file(path))?;
+                self.say(|| format!("{}: found {}", path.display(), value.inspect()));
+                Ok(Some(value))
+            }
+            (FunctionKind::LookupKey, CONSUL_FUNCTION) => {
+                if location.is_some() {
+                    return Err(fail(format!(
+                        "hierarchy '{}': {CONSUL_FUNCTION} takes no path, glob or uri; give options: {{prefix: …}}",
+                        provider.name
+                    )));
+                }
+                let found = self
+                    .consul
+                    .lookup(&provider.options, &key.root)
+                    .map_err(|e| e.while_doing(format_args!("hierarchy '{}'", provider.name)))?;
+                let Some(value) = found else {
+                    self.say(|| format!("Consul: no \"{}\"", key.root));
+                    return Ok(None);
+                };
+                let value = self.interpolate(value, true, inv)?;
+                self.say(|| format!("Consul: found {}", value.inspect()));
+                Ok(Some(value))
+            }
+            (kind, function) => Err(fail(format!(
+                "hierarchy '{}': {} '{function}' is not one that hiera-consul can answer (yaml_data, json_data, {CONSUL_FUNCTION})",
+                provider.name,
+                kind.key()
+            ))),
+        }
+    }
+
+    /// Reads a data file once.
+    fn data(&self, path: &Path, json: bool, layer: &Layer) -> Result<Rc<Hash>, Error> {
+        if let Some(data) = self.files.borrow().get(path) {
+            return Ok(Rc::clone(data));
+        }
+        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if bytes.len() > psych::LIMITS.bytes {
+            return Err(Error::data(format!("larger than {} bytes", psych::LIMITS.bytes)).in_file(path));
+        }
+        let data = if json {
+            let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Data {
+                message: e.to_string(),
+                file: Some(path.to_owned()),
+                line: Some(e.line()),
+            })?;
+            match Value::from_json(value) {
+                Value::Hash(hash) => hash,
+                other => {
+                    return Err(
+                        Error::data(format!("holds {} where a hash is expected", other.type_name())).in_file(path)
+                    );
+                }
+            }
+        } else {
+            match psych::load(&bytes).map_err(|e| e.in_file(path))?.symbol_keys_to_text() {
+                Value::Hash(hash) => hash,
+                _ => {
+                    self.warn(format!("{}: does not hold a hash; it counts as empty", path.display()));
+                    Hash::new()
+                }
+            }
+        };
+        if let Layer::Module(module) = layer {
+            let prefix = format!("{module}::");
+            for (key, _) in data.iter() {
+                let text = key.to_text();
+                if text != LOOKUP_OPTIONS && !text.starts_with(&prefix) {
+                    self.warn(format!(
+                        "{}: key '{text}' does not begin with '{prefix}' and cannot be found",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        let data = Rc::new(data);
+        self.files.borrow_mut().insert(path.to_owned(), Rc::clone(&data));
+        Ok(data)
+    }
+
+    // Layers.
+
+    fn load(&self, file: &Path, layer: Layer) -> Result<Option<Rc<LayerState>>, Error> {
+        let v3_datadir = toolkit::dirs::under_root(Path::new(V3_DATADIR));
+        let config = config::load(file, &layer, &v3_datadir, &mut |message| self.warn(message))?;
+        if config.version == 3 && layer != Layer::Global {
+            self.warn(format!("{}: version 3 is only read in the global layer; ignored", file.display()));
+            return Ok(None);
+        }
+        Ok(Some(Rc::new(LayerState { layer, config, providers: RefCell::default(), defaults: RefCell::default() })))
+    }
+
+    fn global_layer(&self) -> Result<Option<Rc<LayerState>>, Error> {
+        if let Some(layer) = &*self.global.borrow() {
+            return Ok(layer.clone());
+        }
+        let layer = match &self.sources.hiera_config {
+            Some(file) => self.load(file, Layer::Global)?,
+            None => None,
+        };
+        *self.global.borrow_mut() = Some(layer.clone());
+        Ok(layer)
+    }
+
+    fn environment_layer(&self) -> Result<Option<Rc<LayerState>>, Error> {
+        if let Some(layer) = &*self.environment.borrow() {
+            return Ok(layer.clone());
+        }
+        let file = self.sources.environment.as_ref().map(|e| e.path.join("hiera.yaml"));
+        let layer = match file {
+            Some(file) if file.exists() => self.load(&file, Layer::Environment)?,
+            _ => None,
+        };
+        *self.environment.borrow_mut() = Some(layer.clone());
+        Ok(layer)
+    }
+
+    fn module_layer(&self, module: &str) -> Result<Option<Rc<LayerState>>, Error> {
+        if let Some(layer) = self.modules.borrow().get(module) {
+            return Ok(layer.clone());
+        }
+        // The name comes from a key: only what can be a module's name may become a path.
+        let valid = module.starts_with(|c: char| c.is_ascii_lowercase())
+            && module.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        let directory = self
+            .sources
+            .environment
+            .iter()
+            .filter(|_| valid)
+            .flat_map(|environment| &environment.modulepath)
+            .map(|directory| directory.join(module))
+            .find(|directory| directory.is_dir());
+        let layer = match directory.map(|directory| directory.join("hiera.yaml")) {
+            Some(file) if file.exists() => self.load(&file, Layer::Module(module.to_owned()))?,
+            _ => None,
+        };
+        self.modules.borrow_mut().insert(module.to_owned(), layer.clone());
+        Ok(layer)
+    }
+
+    fn providers(&self, layer: &LayerState, inv: &mut Invocation) -> Result<Rc<Vec<Provider>>, Error> {
+        if let Some(providers) = &*layer.providers.borrow() {
+            return Ok(Rc::clone(providers));
+        }
+        let providers = Rc::new(self.resolve(&layer.config, &layer.config.hierarchy, inv)?);
+        *layer.providers.borrow_mut() = Some(Rc::clone(&providers));
+        Ok(providers)
+    }
+
+    fn default_providers(&self, layer: &LayerState, inv: &mut Invocation) -> Result<Rc<Vec<Provider>>, Error> {
+        if let Some(providers) = &*layer.defaults.borrow() {
+            return Ok(Rc::clone(providers));
+        }
+        let levels = layer.config.default_hierarchy.as_deref().unwrap_or_default();
+        let providers = Rc::new(self.resolve(&layer.config, levels, inv)?);
+        *layer.defaults.borrow_mut() = Some(Rc::clone(&providers));
+        Ok(providers)
+    }
+
+    /// Interpolates a hierarchy.
+    fn resolve(&self, config: &Config, levels: &[Level], inv: &mut Invocation) -> Result<Vec<Provider>, Error> {
+        let mut providers = Vec::with_capacity(levels.len());
+        for level in levels {
+            let provider = self.resolve_level(config, level, inv).map_err(|e| {
+                let e = e.while_doing(format_args!("hierarchy '{}'", level.name));
+                match &config.file {
+                    Some(file) => e.in_file(file),
+                    None => e,
+                }
+            })?;
+            providers.extend(provider);
+        }
+        Ok(providers)
+    }
+
+    fn text(&self, text: &str, inv: &mut Invocation) -> Result<String, Error> {
+        Ok(self.interpolate(Value::from(text), false, inv)?.to_text())
+    }
+
+    fn resolve_level(&self, config: &Config, level: &Level, inv: &mut Invocation) -> Result<Option<Provider>, Error> {
+        let datadir = PathBuf::from(self.text(&level.datadir.to_string_lossy(), inv)?);
+        let file = |mut path: String| {
+            if let Some(extension) = &level.extension {
+                if !path.ends_with(extension.as_str()) {
+                    path.push_str(extension);
+                }
+            }
+            let path = datadir.join(path);
+            let exists = path.exists();
+            Some(Location::File { path, exists })
+        };
+        let mut found = Vec::new();
+        match &level.locations {
+            Locations::None => found.push(None),
+            Locations::Paths(paths) => {
+                for path in paths {
+                    found.push(file(self.text(path, inv)?));
+                }
+            }
+            Locations::Globs(patterns) => {
+                for pattern in patterns {
+                    let pattern = datadir.join(self.text(pattern, inv)?);
+                    found.extend(
+                        locations::glob(&pattern).into_iter().map(|path| Some(Location::File { path, exists: true })),
+                    );
+                }
+            }
+            Locations::Uris(uris) => {
+                found.extend(uris.iter().map(|_| Some(Location::Uri)));
+            }
+            Locations::Mapped(mapped) => {
+                let [collection, item, template] = &**mapped;
+                let items = match self.variable(collection, "mapped_paths")? {
+                    None | Some(Value::Null) => Vec::new(),
+                    Some(Value::String(text)) if text.is_empty() => Vec::new(),
+                    Some(Value::String(text)) => vec![Value::String(text)],
+                    Some(Value::Array(items)) => items,
+                    Some(Value::Hash(pairs)) => pairs.into_iter().map(|(k, v)| Value::Array(vec![k, v])).collect(),
+                    Some(other) => {
+                        return Err(Error::data(format!(
+                            "mapped_paths needs a list, a hash or a string in '{collection}', got {}",
+                            other.type_name()
+                        )));
+                    }
+                };
+                for value in items {
+                    found.push(file(self.scope.with_local(item, value, || self.text(template, inv))?));
+                }
+            }
+        }
+        if config.file.is_none() {
+            // Built-in defaults name only what exists.
+            found.retain(|location| matches!(location, Some(Location::File { exists: true, .. })));
+            if found.is_empty() {
+                return Ok(None);
+            }
+        }
+        let options = match self.interpolate(Value::Hash(level.options.clone()), false, inv)? {
+            Value::Hash(options) => options,
+            _ => Hash::new(),
+        };
+        Ok(Some(Provider {
+            name: level.name.clone(),
+            kind: level.kind,
+            function: level.function.clone(),
+            options,
+            locations: found,
+        }))
+    }
+
+    // lookup_options.
+
+    fn options_of(&self, key: &Key, module: Option<&str>, inv: &mut Invocation) -> Result<Option<Hash>, Error> {
+        let cached = self.options.borrow().get(&module.map(str::to_owned)).cloned();
+        let options = match cached {
+            Some(options) => options,
+            None => {
+                let options = self.retrieve_options(module, inv)?;
+                self.options.borrow_mut().insert(module.map(str::to_owned), options.clone());
+                options
+            }
+        };
+        Ok(options.and_then(|options| options.of(&key.root).cloned()))
+    }
+
+    fn retrieve_options(&self, module: Option<&str>, inv: &mut Invocation) -> Result<Option<Rc<Options>>, Error> {
+        let key = Key::parse(LOOKUP_OPTIONS, String::new)?;
+        let hash = Strategy::Hash;
+        if self.global_options.borrow().is_none() {
+            let found = valid_options(self.in_global(&key, &hash, inv)?, None)?;
+            *self.global_options.borrow_mut() = Some(found);
+        }
+        let global = self.global_options.borrow().clone().flatten();
+        if inv.global_only {
+            return compile(global);
+        }
+        if self.environment_options.borrow().is_none() {
+            let own = valid_options(self.in_environment(&key, &hash, inv)?, None)?;
+            let joined = match (global, own) {
+                (Some(global), Some(own)) => hash.merge(Value::Hash(global), Value::Hash(own))?.as_hash().cloned(),
+                (global, own) => global.or(own),
+            };
+            *self.environment_options.borrow_mut() = Some(joined);
+        }
+        let outer = self.environment_options.borrow().clone().flatten();
+        let Some(module) = module else { return compile(outer) };
+        let own = valid_options(self.in_module(&key, &hash, Some(module), inv)?, Some(module))?;
+        let joined = match (outer, own) {
+            (Some(outer), Some(own)) => hash.merge(Value::Hash(outer), Value::Hash(own))?.as_hash().cloned(),
+            (outer, own) => outer.or(own),
+        };
+        compile(joined)
+    }
+}
+
+fn valid_options(found: Option<Value>, module: Option<&str>) -> Result<Option<Hash>, Error> {
+    let options = match found {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Hash(options)) => options,
+        Some(other) => {
+            return Err(Error::data(format!("value of lookup_options must be a hash, got {}", other.type_name())));
+        }
+    };
+    let prefix = module.map(|module| format!("{module}::"));
+    for (key, _) in options.iter() {
+        let Some(text) = key.as_str() else {
+            return Err(Error::data(format!("lookup_options has a key that is no string: {}", key.inspect())));
+        };
+        if let (Some(prefix), Some(module)) = (&prefix, module) {
+            let name = text.strip_prefix('^').unwrap_or(text);
+            if !name.starts_with(prefix.as_str()) {
+                return Err(Error::data(format!(
+                    "all lookup_options of module '{module}' must begin with '{prefix}', got '{text}'"
+                )));
+            }
+        }
+    }
+    Ok(Some(options))
+}
+
+fn compile(options: Option<Hash>) -> Result<Option<Rc<Options>>, Error> {
+    let Some(options) = options else { return Ok(None) };
+    let mut exact = Hash::new();
+    let mut patterns = Vec::new();
+    for (key, value) in options {
+        match key.as_str().filter(|text| text.starts_with('^')) {
+            // Ruby's ^ and $ stand at line ends.
+            Some(text) => {
+                let pattern = RegexBuilder::new(text).multi_line(true).size_limit(1 << 20).build().map_err(|e| {
+                    let reason = e.to_string();
+                    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                    Error::data(format!("pattern '{text}' of lookup_options: {reason}"))
+                })?;
+                patterns.push((pattern, value));
+            }
+            None => exact.insert(key, value),
+        }
+    }
+    Ok(Some(Rc::new(Options { exact, patterns })))
+}

@@ -1,0 +1,114 @@
+//! Every way a lookup can fail, and the exit code of each.
+
+use std::path::{Path, PathBuf};
+
+use toolkit::exit::{self, Failure};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An argument cannot mean anything.
+    #[error("{0}")]
+    Argument(String),
+
+    /// Configuration, data, a merge or a type is wrong.
+    #[error("{place}{message}", place = place(.file.as_deref(), *.line))]
+    Data {
+        /// What is wrong.
+        message: String,
+        /// The file that holds it.
+        file: Option<PathBuf>,
+        /// The line of that file.
+        line: Option<usize>,
+    },
+
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Start {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// The answer cannot be written.
+    #[error("cannot write the answer")]
+    Write(#[source] std::io::Error),
+
+    /// Consul did not give the answer.
+    #[error("{what}")]
+    Consul {
+        /// What was asked of it.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: consul_client::Error,
+    },
+}
+
+fn place(file: Option<&Path>, line: Option<usize>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!("{}:{line}: ", file.display()),
+        (Some(file), None) => format!("{}: ", file.display()),
+        (None, _) => String::new(),
+    }
+}
+
+impl Error {
+    /// Wrong data, at a place the caller may add.
+    pub fn data(message: impl Into<String>) -> Self {
+        Error::Data { message: message.into(), file: None, line: None }
+    }
+
+    /// Names the file, unless a file is named already.
+    pub fn in_file(self, path: &Path) -> Self {
+        match self {
+            Error::Data { message, file: None, line } => Error::Data { message, file: Some(path.to_owned()), line },
+            other => other,
+        }
+    }
+
+    /// Puts what was being done before the message of wrong data.
+    pub fn while_doing(self, what: impl std::fmt::Display) -> Self {
+        match self {
+            Error::Data { message, file, line } => Error::Data { message: format!("{what}: {message}"), file, line },
+            other => other,
+        }
+    }
+}
+
+impl Failure for Error {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Argument(_) => exit::USAGE,
+            Error::Data { .. } => exit::BAD_INPUT,
+            Error::Read { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => exit::DENIED,
+                _ => exit::BAD_INPUT,
+            },
+            Error::Start { .. } => exit::BUSY,
+            Error::Write(_) => exit::CANT_CREATE,
+            Error::Consul { source, .. } => source.exit_code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Consul { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+
+    fn is_closed_pipe(&self) -> bool {
+        matches!(self, Error::Write(source) if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}

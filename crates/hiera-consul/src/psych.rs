@@ -1,0 +1,297 @@
+//! YAML with the meaning that Ruby's Psych gives it, because that is what Puppet reads data with.
+//!
+//! `toolkit::yaml` delivers the tree with plain and quoted scalars kept apart; this module decides
+//! what a plain scalar is: YAML 1.1 booleans (`yes`, `off`), octal and base 60 numbers, digit
+//! separators, symbols. Dates are refused as Puppet refuses them. Merge keys (`<<`) are resolved,
+//! and of duplicate keys the last wins.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use toolkit::yaml::{self, Limits, Node};
+
+use crate::error::Error;
+use crate::value::{Hash, Value};
+
+/// What one file may cost: far above real data, far below what would hurt a node.
+pub const LIMITS: Limits = Limits { bytes: 16 << 20, depth: 100, nodes: 2_000_000, text: 64 << 20 };
+
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the patterns of this module are constant and valid")
+}
+
+macro_rules! pattern {
+    ($name:ident, $pattern:expr) => {
+        static $name: LazyLock<Regex> = LazyLock::new(|| regex($pattern));
+    };
+}
+
+pattern!(TEXT, r"^[^\d.:\-]?[\p{Alphabetic}_\s!@#$%\^&*(){}<>|/\\~;=]+");
+pattern!(TIME, r"^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$");
+pattern!(DATE, r"^\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)$");
+pattern!(BASE60, r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}$");
+pattern!(BASE60_FLOAT, r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}\.[0-9_]*$");
+pattern!(FLOAT, r"^[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][-+][0-9]+)?$");
+pattern!(
+    INTEGER,
+    r"^(?:[-+]?0b[0-1_,]+|[-+]?0[0-7_,]+|[-+]?(?:0|[1-9](?:[0-9]|,[0-9]|_[0-9])*)|[-+]?0x[0-9a-fA-F_,]+)$"
+);
+
+/// Returns what a plain scalar means.
+pub fn scalar(text: &str) -> Result<Value, String> {
+    let string = || Value::String(text.to_owned());
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    if text.contains('\n') || TEXT.is_match(text) {
+        if text.chars().count() > 5 {
+            return Ok(string());
+        }
+        return Ok(match text.to_ascii_lowercase().as_str() {
+            "~" | "null" => Value::Null,
+            "yes" | "true" | "on" => Value::Bool(true),
+            "no" | "false" | "off" => Value::Bool(false),
+            _ => string(),
+        });
+    }
+    if TIME.is_match(text) || DATE.is_match(text) {
+        return Err(format!("'{text}' is a date or time, which Hiera data cannot hold; quote it"));
+    }
+    match text.to_ascii_lowercase().as_str() {
+        ".inf" | "+.inf" => return Ok(Value::Float(f64::INFINITY)),
+        "-.inf" => return Ok(Value::Float(f64::NEG_INFINITY)),
+        ".nan" => return Ok(Value::Float(f64::NAN)),
+        _ => {}
+    }
+    if let Some(name) = text.strip_prefix(':').filter(|name| !name.is_empty()) {
+        let bare = ['"', '\''].iter().find_map(|q| name.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(name);
+        return Ok(Value::Symbol(bare.to_owned()));
+    }
+    if BASE60.is_match(text) {
+        let mut sum: i64 = 0;
+        for (part, weight) in text.split(':').zip([3600, 60, 1]) {
+            let Some(next) = part
+                .replace('_', "")
+                .parse::<i64>()
+                .ok()
+                .and_then(|n| n.checked_mul(weight))
+                .and_then(|n| sum.checked_add(n))
+            else {
+                return Ok(string());
+            };
+            sum = next;
+        }
+        return Ok(Value::Int(sum));
+    }
+    if BASE60_FLOAT.is_match(text) {
+        let sum = text
+            .split(':')
+            .zip([3600.0, 60.0, 1.0])
+            .map(|(part, weight)| part.replace('_', "").parse().unwrap_or(0.0) * weight)
+            .sum();
+        return Ok(Value::Float(sum));
+    }
+    if FLOAT.is_match(text) {
+        if matches!(text, "." | "+." | "-.") {
+            return Ok(string());
+        }
+        return text.replace([',', '_'], "").parse().map(Value::Float).map_err(|_| format!("'{text}' is not a number"));
+    }
+    if INTEGER.is_match(text) {
+        return integer(text);
+    }
+    Ok(string())
+}
+
+fn integer(text: &str) -> Result<Value, String> {
+    let clean = text.replace([',', '_'], "");
+    let (negative, digits) = match clean.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, clean.strip_prefix('+').unwrap_or(&clean)),
+    };
+    let (radix, digits) = if let Some(rest) = digits.strip_prefix("0b") {
+        (2, rest)
+    } else if let Some(rest) = digits.strip_prefix("0x") {
+        (16, rest)
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        (8, &digits[1..])
+    } else {
+        (10, digits)
+    };
+    let bad = || format!("'{text}' is not a number");
+    if digits.is_empty() {
+        return Err(bad());
+    }
+    match i128::from_str_radix(digits, radix) {
+        Ok(n) => {
+            let n = if negative { -n } else { n };
+            Ok(i64::try_from(n).map_or_else(|_| Value::Big(n.to_string()), Value::Int))
+        }
+        // Beyond 128 bits: its decimal digits are kept as they are.
+        Err(_) if radix == 10 => Ok(Value::Big(format!("{}{digits}", if negative { "-" } else { "" }))),
+        Err(_) => Err(bad()),
+    }
+}
+
+/// Reads the first YAML document; an empty one is null. What follows it is not looked at.
+pub fn load(bytes: &[u8]) -> Result<Value, Error> {
+    match yaml::parse_first(bytes, &LIMITS) {
+        Ok(None) => Ok(Value::Null),
+        Ok(Some(node)) => convert(node),
+        Err(error) => Err(Error::Data { message: error.message, file: None, line: Some(error.mark.line) }),
+    }
+}
+
+fn convert(node: Node) -> Result<Value, Error> {
+    let line = Some(node.mark.line);
+    let fail = |message: String| Error::Data { message, file: None, line };
+    let tag = node.tag.as_deref();
+    match node.value {
+        yaml::Value::Scalar { text, plain } => match tag {
+            Some("!!str" | "!str" | "!ruby/string") => Ok(Value::String(text)),
+            Some("!ruby/sym" | "!ruby/symbol") => Ok(Value::Symbol(text)),
+            Some(tag) if is_object(tag) => Err(fail(forbidden(tag))),
+            Some("!!binary" | "!binary") => Err(fail("binary values are not supported in YAML data".to_owned())),
+            Some("!!float" | "!float") if plain => match scalar(&text).map_err(fail)? {
+                Value::Int(n) => Ok(Value::Float(n as f64)),
+                other => Ok(other),
+            },
+            _ if !plain => Ok(Value::String(text)),
+            _ => scalar(&text).map_err(fail),
+        },
+        yaml::Value::Sequence(items) => {
+            refuse_ruby(tag).map_err(fail)?;
+            items.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Array)
+        }
+        yaml::Value::Mapping(pairs) => {
+            refuse_ruby(tag).map_err(fail)?;
+            let mut hash = Hash::new();
+            for (key, value) in pairs {
+                let literal = key.tag.as_deref() == Some("!!str");
+                let key = convert(key)?;
+                let value = convert(value)?;
+                if key.as_str() != Some("<<") || literal {
+                    hash.insert(key, value);
+                    continue;
+                }
+                match value {
+                    Value::Hash(merged) => merge_into(&mut hash, merged),
+                    Value::Array(list) if list.iter().all(|v| matches!(v, Value::Hash(_))) => {
+                        // The first of the list wins over those after it.
+                        for item in list.into_iter().rev() {
+                            if let Value::Hash(merged) = item {
+                                merge_into(&mut hash, merged);
+                            }
+                        }
+                    }
+                    other => hash.insert(key, other),
+                }
+            }
+            Ok(Value::Hash(hash))
+        }
+    }
+}
+
+fn merge_into(hash: &mut Hash, merged: Hash) {
+    for (key, value) in merged {
+        hash.insert(key, value);
+    }
+}
+
+fn refuse_ruby(tag: Option<&str>) -> Result<(), String> {
+    match tag {
+        Some(tag) if is_object(tag) => Err(forbidden(tag)),
+        _ => Ok(()),
+    }
+}
+
+/// Tells whether Psych would build an object, which safe loading forbids; tags that it does not
+/// know have no effect.
+fn is_object(tag: &str) -> bool {
+    let Some(name) = tag.strip_prefix("!ruby/") else {
+        return matches!(tag, "!!set" | "!!omap" | "!set" | "!omap");
+    };
+    let kind = name.split(':').next().unwrap_or_default();
+    matches!(
+        kind,
+        "object"
+            | "struct"
+            | "exception"
+            | "hash"
+            | "hash-with-ivars"
+            | "array"
+            | "string"
+            | "class"
+            | "module"
+            | "regexp"
+            | "range"
+            | "encoding"
+    )
+}
+
+fn forbidden(tag: &str) -> String {
+    format!("the tag {tag} is not allowed in Hiera data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Value {
+        scalar(text).expect("a value")
+    }
+
+    #[test]
+    fn scalars_mean_what_psych_says() {
+        for (text, value) in [
+            ("yes", Value::Bool(true)),
+            ("Off", Value::Bool(false)),
+            ("0755", Value::Int(493)),
+            ("0899", Value::from("0899")),
+            ("1_000", Value::Int(1000)),
+            ("1,000", Value::Int(1000)),
+            ("1e3", Value::from("1e3")),
+            ("1.5e+3", Value::Float(1500.0)),
+            ("1.5e3", Value::from("1.5e3")),
+            ("0o17", Value::from("0o17")),
+            ("12:30:45", Value::Int(45045)),
+            ("1:2", Value::Int(3720)),
+            ("0x1f", Value::Int(31)),
+            ("0b11", Value::Int(3)),
+            ("-0b11", Value::Int(-3)),
+            ("y", Value::from("y")),
+            ("~", Value::Null),
+            ("", Value::Null),
+            (".inf", Value::Float(f64::INFINITY)),
+            ("18446744073709551616", Value::Big("18446744073709551616".to_owned())),
+            ("10.0.0.1", Value::from("10.0.0.1")),
+            ("1.2.3", Value::from("1.2.3")),
+            (":sym", Value::Symbol("sym".to_owned())),
+            ("-", Value::from("-")),
+            ("2.0", Value::Float(2.0)),
+            ("123", Value::Int(123)),
+        ] {
+            assert_eq!(one(text), value, "{text}");
+        }
+        assert!(scalar("2024-02-03").is_err());
+        assert!(scalar("2024-02-03 10:20:30").is_err());
+    }
+
+    #[test]
+    fn quoted_scalars_stay_text_and_merge_keys_merge() {
+        let value = load(b"b: &b {x: 1, y: 2}\na:\n  <<: *b\n  x: 3\nq: '0755'\nd: 1\nd: 2\n").expect("loads");
+        let hash = value.as_hash().expect("a hash");
+        let a = hash.get_str("a").and_then(Value::as_hash).expect("a hash");
+        assert_eq!(a.get_str("x"), Some(&Value::Int(3)));
+        assert_eq!(a.get_str("y"), Some(&Value::Int(2)));
+        assert_eq!(hash.get_str("q"), Some(&Value::from("0755")));
+        assert_eq!(hash.get_str("d"), Some(&Value::Int(2)));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let error = load(b"a: 1\nb: 2024-02-03\n").expect_err("a date");
+        assert!(matches!(error, Error::Data { line: Some(2), .. }));
+        assert!(load(b"a: !ruby/object:Foo {}\n").is_err());
+    }
+}

@@ -1,0 +1,353 @@
+//! `serve`: the coprocess of Puppet's functions.
+//!
+//! One JSON object a line in, one a line out, in order. Every request has an `id`, which its answer
+//! repeats, an `op`, and may have `options`, the options of a Consul level. An error is
+//! `{"id": …, "error": {"code": 65|69|77, "message": …}}`; the process goes on. Nothing is kept
+//! between requests but connections, so the caller decides how old an answer may be.
+//!
+//! - `snapshot {options}` → `values` by key (typed), `errors` by key, `index`
+//! - `lookup {options, key}` → `found`, `value`: computed keys
+//! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
+//! - `leader {name}` → `leader`: null or `{node, address}`
+//! - `wait {key | service, passing?, timeout}` → `found`, `value`
+//!
+//! It ends when its input ends. A line longer than a megabyte is refused without being kept.
+
+use std::io::{BufRead, Read};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use consul_client::{Class, Instances, Query, Right, ServiceEntry};
+use serde_json::{Map, Value as Json, json};
+use toolkit::exit::{self, Failure};
+use toolkit::{Io, backoff::Backoff};
+
+use crate::consul::{Access, Computed, Level, consul};
+use crate::error::Error;
+use crate::value::{Hash, Value};
+
+const LONGEST_LINE: u64 = 1 << 20;
+/// One blocking query; short enough that a lost agent is noticed.
+const ONE_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Answers requests until `input` ends.
+pub fn run(access: Access, mut input: impl BufRead, io: &mut Io) -> Result<u8, Error> {
+    let server = Server { access: Rc::new(access) };
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = (&mut input)
+            .take(LONGEST_LINE + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(|source| Error::Read { path: "standard input".into(), source })?;
+        if length == 0 {
+            return Ok(exit::OK);
+        }
+        let answer = if length as u64 > LONGEST_LINE {
+            skip_line(&mut input)?;
+            refusal(&Json::Null, &Error::data(format!("the request is longer than {LONGEST_LINE} bytes")))
+        } else if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        } else {
+            server.answer(&line)
+        };
+        io.json(&answer).map_err(Error::Write)?;
+        io.flush().map_err(Error::Write)?;
+    }
+}
+
+fn skip_line(input: &mut impl BufRead) -> Result<(), Error> {
+    loop {
+        let failed = |source| Error::Read { path: "standard input".into(), source };
+        let buffer = input.fill_buf().map_err(failed)?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let (used, done) = match buffer.iter().position(|b| *b == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffer.len(), false),
+        };
+        input.consume(used);
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+fn refusal(id: &Json, error: &Error) -> Json {
+    let mut body = json!({"code": error.exit_code(), "message": exit::chain(error)});
+    if let Some(hint) = error.hint() {
+        body["hint"] = Json::String(hint);
+    }
+    json!({"id": id, "error": body})
+}
+
+fn to_json(value: &Value) -> Result<Json, Error> {
+    value
+        .to_json()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .ok_or_else(|| Error::data("the value holds a number that JSON cannot express"))
+}
+
+struct Server {
+    access: Rc<Access>,
+}
+
+/// A request, its fields taken one by one so that an unknown one is noticed.
+struct Request {
+    fields: Map<String, Json>,
+}
+
+impl Request {
+    fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
+        match self.fields.remove(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(Error::data(format!("field '{name}' must be a string that is not empty"))),
+        }
+    }
+
+    fn required(&mut self, name: &str) -> Result<String, Error> {
+        self.text(name)?.ok_or_else(|| Error::data(format!("field '{name}' is missing")))
+    }
+
+    fn flag(&mut self, name: &str, missing: bool) -> Result<bool, Error> {
+        match self.fields.remove(name) {
+            None | Some(Json::Null) => Ok(missing),
+            Some(Json::Bool(on)) => Ok(on),
+            Some(_) => Err(Error::data(format!("field '{name}' must be true or false"))),
+        }
+    }
+
+    /// The timeout: seconds, or a text such as `2m`.
+    fn timeout(&mut self) -> Result<Duration, Error> {
+        let bad = || Error::data("field 'timeout' must be seconds or a text such as \"2m\", at most a day");
+        let timeout = match self.fields.remove("timeout") {
+            Some(Json::Number(n)) => n.as_f64().and_then(|n| Duration::try_from_secs_f64(n).ok()).ok_or_else(bad)?,
+            Some(Json::String(text)) => toolkit::duration::parse(&text).map_err(|_| bad())?,
+            _ => return Err(bad()),
+        };
+        if timeout > LONGEST_WAIT { Err(bad()) } else { Ok(timeout) }
+    }
+
+    /// The options of a level.
+    fn options(&mut self) -> Result<Hash, Error> {
+        match self.fields.remove("options") {
+            None | Some(Json::Null) => Ok(Hash::new()),
+            Some(options) => match Value::from_json(options) {
+                Value::Hash(options) => Ok(options),
+                _ => Err(Error::data("field 'options' must be an object")),
+            },
+        }
+    }
+
+    fn done(&self) -> Result<(), Error> {
+        match self.fields.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Error::data(format!("field '{name}' is not known to this request"))),
+        }
+    }
+}
+
+impl Server {
+    fn answer(&self, line: &[u8]) -> Json {
+        let fields = match serde_json::from_slice(line) {
+            Ok(Json::Object(fields)) => fields,
+            Ok(_) => return refusal(&Json::Null, &Error::data("the request is not a JSON object")),
+            Err(e) => return refusal(&Json::Null, &Error::data(format!("the request is not JSON: {e}"))),
+        };
+        let mut request = Request { fields };
+        let Some(id) = request.fields.remove("id").filter(|id| id.is_number() || id.is_string()) else {
+            return refusal(&Json::Null, &Error::data("field 'id' is missing"));
+        };
+        match self.dispatch(&mut request) {
+            Ok(mut answer) => {
+                answer.insert("id".to_owned(), id);
+                Json::Object(answer)
+            }
+            Err(error) => refusal(&id, &error),
+        }
+    }
+
+    fn dispatch(&self, request: &mut Request) -> Result<Map<String, Json>, Error> {
+        let answer = match request.required("op")?.as_str() {
+            "snapshot" => {
+                let level = Level::from_options(&request.options()?)?;
+                request.done()?;
+                self.snapshot(&level)?
+            }
+            "lookup" => {
+                let level = Level::of_service(&request.options()?)?;
+                let key = request.required("key")?;
+                request.done()?;
+                let found = Computed::new(Rc::clone(&self.access), level).lookup(&key)?;
+                found_answer(found.as_ref().map(to_json).transpose()?)
+            }
+            "services" => {
+                let level = Level::of_service(&request.options()?)?;
+                let (tag, name) = (request.text("tag")?, request.text("name")?);
+                let passing = request.flag("passing", true)?;
+                request.done()?;
+                json!({"services": self.services(&level, tag, name, passing)?})
+            }
+            "leader" => {
+                let level = Level::of_service(&request.options()?)?;
+                let name = request.required("name")?;
+                request.done()?;
+                let leader = self.access.leader(&name, &level)?;
+                json!({"leader": leader.map(|l| json!({"node": l.node, "address": l.address}))})
+            }
+            "wait" => {
+                let level = Level::of_service(&request.options()?)?;
+                let (key, service) = (request.text("key")?, request.text("service")?);
+                let passing = request.flag("passing", true)?;
+                let timeout = request.timeout()?;
+                request.done()?;
+                let target = match (key, service) {
+                    (Some(key), None) => Target::Key(key),
+                    (None, Some(name)) => Target::Service(name, passing),
+                    _ => return Err(Error::data("one of the fields 'key' and 'service' must be given")),
+                };
+                found_answer(self.wait(&level, &target, timeout)?)
+            }
+            other => return Err(Error::data(format!("op '{other}' is not known"))),
+        };
+        match answer {
+            Json::Object(answer) => Ok(answer),
+            _ => Ok(Map::new()),
+        }
+    }
+
+    fn snapshot(&self, level: &Level) -> Result<Json, Error> {
+        let snapshot = self.access.snapshot(level)?;
+        let (mut values, mut errors) = (Map::new(), Map::new());
+        for (key, bytes) in snapshot.pairs {
+            let name = format!("{}{key}", level.prefix);
+            match level.format.value(&name, &bytes).and_then(|value| to_json(&value)) {
+                Ok(value) => values.insert(key, value),
+                Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
+            };
+        }
+        Ok(json!({"values": values, "errors": errors, "index": snapshot.index}))
+    }
+
+    fn services(
+        &self,
+        level: &Level,
+        tag: Option<String>,
+        name: Option<String>,
+        passing: bool,
+    ) -> Result<Map<String, Json>, Error> {
+        let client = self.access.client(&level.overrides)?;
+        let query = Query::new().consistency(level.consistency);
+        let failed = |source| consul("cannot read the services", source);
+        client.rights().check(Right::Nodes).map_err(failed)?;
+        let all = self.access.services(level)?;
+        let which = Instances { passing, tags: tag.iter().cloned().collect() };
+        let mut found = Map::new();
+        for (service, tags) in all {
+            if name.as_ref().is_some_and(|name| *name != service) || tag.as_ref().is_some_and(|tag| !tags.contains(tag))
+            {
+                continue;
+            }
+            let entries = client
+                .health()
+                .service(&service, &which, &query)
+                .map_err(|source| consul(format!("cannot read service {service}"), source))?
+                .value;
+            found.insert(service, entries.iter().map(instance).collect());
+        }
+        Ok(found)
+    }
+
+    /// Waits until the target is there; `None` when the time is over.
+    fn wait(&self, level: &Level, target: &Target, timeout: Duration) -> Result<Option<Json>, Error> {
+        let client = self.access.client(&level.overrides)?;
+        let deadline = Instant::now() + timeout;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut index = 0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let query =
+                Query::blocking(index, left.min(ONE_WAIT).max(Duration::from_millis(1))).consistency(level.consistency);
+            let asked = Instant::now();
+            let answer = match target {
+                Target::Key(key) => client.kv().get(key, &query).map(|answer| {
+                    answer.map(|pair| pair.map(|p| Json::String(String::from_utf8_lossy(&p.value).into_owned())))
+                }),
+                Target::Service(name, passing) => {
+                    let which = Instances { passing: *passing, tags: Vec::new() };
+                    client.health().service(name, &which, &query).map(|answer| {
+                        answer.map(|entries| (!entries.is_empty()).then(|| entries.iter().map(instance).collect()))
+                    })
+                }
+            };
+            let failure = match answer {
+                Ok(answer) => {
+                    if answer.value.is_some() {
+                        return Ok(answer.value);
+                    }
+                    let next = consul_client::next_index(index, answer.meta.index);
+                    // An answer that came at once and brought nothing must not make a hot loop.
+                    let idle = index == 0 || asked.elapsed() > Duration::from_millis(100);
+                    index = next;
+                    if idle {
+                        backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+                        None
+                    } else {
+                        Some(None)
+                    }
+                }
+                // Consul may be away for a while; that is part of what is waited for.
+                Err(error) if error.class() == Class::Unavailable => {
+                    index = 0;
+                    Some(Some(error))
+                }
+                Err(error) => return Err(consul(format!("cannot wait for {target}"), error)),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return match failure.flatten() {
+                    Some(error) => Err(consul(format!("cannot wait for {target}"), error)),
+                    None => Ok(None),
+                };
+            }
+            if failure.is_some() {
+                std::thread::sleep(backoff.next_delay().min(left));
+            }
+        }
+    }
+}
+
+enum Target {
+    Key(String),
+    Service(String, bool),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Key(key) => write!(f, "key {key}"),
+            Target::Service(name, _) => write!(f, "service {name}"),
+        }
+    }
+}
+
+fn found_answer(value: Option<Json>) -> Json {
+    match value {
+        Some(value) => json!({"found": true, "value": value}),
+        None => json!({"found": false}),
+    }
+}
+
+fn instance(entry: &ServiceEntry) -> Json {
+    json!({
+        "id": entry.service.id,
+        "node": entry.node.node,
+        "address": entry.effective_address(),
+        "port": entry.service.port,
+        "tags": entry.service.tags,
+        "meta": entry.service.meta,
+    })
+}
