@@ -1,3 +1,4 @@
 //! Test harness: scratch environments, a scriptable Consul, git servers
 
 pub mod consul;
+pub mod git;

@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use toolkit::args::{self, Verbosity};
+
+const AFTER: &str = "\
+Examples:
+  cloner repos.yaml
+      Bring all repositories of the manifest below the current directory
+  cloner --root /etc/puppetlabs/code --mode export repos.yaml
+      Plain trees without .git, each replaced at once
+  cloner --mirror http://build1:8080/git repos.yaml
+      Take everything from a mirror; the manifest stays as it is
+  cloner --plan repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
+      Show what would change, with values of the manifest overridden
+  cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
+      Names of the repositories that failed
+
+Environment:
+  http_proxy, https_proxy, all_proxy, no_proxy
+      Proxies for HTTP, and hosts that are reached without one
+  NO_COLOR
+      No colours in messages about the command line
+
+Exit status:
+  0   All repositories hold the commits that the manifest asks for
+  1   Some failed (named, with the cause) or, with --status and --verify, some differ
+  2   The command line cannot be understood, or an override names nothing in the manifest
+  65  The manifest cannot be read or is wrong
+  73  The root cannot be created or written
+  75  Another run holds the root and --no-wait was given";
+
+/// Bring the git repositories of a manifest to this machine, in parallel and exactly
+///
+/// MANIFEST is a YAML or JSON tree of mappings. Scalars are inherited down the tree; a mapping
+/// without sub-mappings for which `source` is set is a repository: `source`, `ref` (branch, tag or
+/// full commit id; HEAD if not set) and `dest` (below the root). %{var} is replaced by the value
+/// of a scalar, %{name} by the repository's own key.
+///
+/// What follows MANIFEST overrides its values: --KEY VALUE, --KEY=VALUE, --GROUP::REPO::KEY VALUE.
+///
+/// Afterwards each dest holds exactly the resolved commit, or is untouched and named with a cause.
+/// Readers never see a missing or a mixed tree.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cloner",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    override_usage = "cloner [OPTIONS] MANIFEST [--KEY VALUE | --KEY=VALUE | --GROUP::REPO::KEY VALUE]...",
+    after_long_help = AFTER
+)]
+pub struct Cli {
+    /// Directory below which every dest lies [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// What is placed
+    #[arg(long, value_enum, default_value_t = Mode::Clone)]
+    pub mode: Mode,
+
+    /// Repositories that are worked on at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+
+    /// Network time that one repository may take, all attempts together
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = args::duration)]
+    pub timeout: Duration,
+
+    /// Further attempts after a network failure that may pass
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=100))]
+    pub retries: u16,
+
+    /// Take repositories from URL/<host>/<path>.git; a directory is a mirror too
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+
+    /// Move what is in the way to .cloner/saved below the root, instead of refusing
+    #[arg(long)]
+    pub force: bool,
+
+    /// Say what would be done and change nothing
+    #[arg(long, conflicts_with_all = ["status", "verify", "force", "no_wait"])]
+    pub plan: bool,
+
+    /// Say what is placed and whether it was changed; no network
+    #[arg(long, conflicts_with_all = ["verify", "force", "no_wait"])]
+    pub status: bool,
+
+    /// As --status, but read every file
+    #[arg(long, conflicts_with_all = ["force", "no_wait"])]
+    pub verify: bool,
+
+    /// Exit with 75 when another run holds the root, instead of waiting
+    #[arg(long)]
+    pub no_wait: bool,
+
+    /// Print one JSON object per repository and a summary
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub verbosity: Verbosity,
+
+    /// The manifest and the overrides after it.
+    #[command(subcommand)]
+    pub manifest: Manifest,
+}
+
+/// The manifest's path and everything behind it.
+///
+/// Clap's external subcommand is the one form in which options behind a word belong to that word.
+#[derive(Debug, Subcommand)]
+pub enum Manifest {
+    /// Path and overrides.
+    #[command(external_subcommand)]
+    Given(Vec<OsString>),
+}
+
+/// What is placed at a dest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// A work tree with its .git and full history
+    Clone,
+    /// The files alone
+    Export,
+}
+
+/// Returns the command for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Whether `name` is a long option of this tool.
+pub(crate) fn is_option(name: &str) -> bool {
+    Cli::command().get_arguments().any(|argument| argument.get_long() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn everything_behind_the_manifest_belongs_to_it() {
+        let cli =
+            Cli::try_parse_from(["cloner", "--jobs", "2", "m.yaml", "--json", "x", "-q", "--a::b=c"]).expect("valid");
+        let Manifest::Given(words) = cli.manifest;
+        assert_eq!(words, ["m.yaml", "--json", "x", "-q", "--a::b=c"]);
+        assert!(!cli.json && !cli.verbosity.quiet);
+    }
+
+    #[test]
+    fn unknown_options_and_a_missing_manifest_are_usage_errors() {
+        for line in [vec!["cloner"], vec!["cloner", "--bogus", "m.yaml"], vec!["cloner", "--jobs", "0", "m.yaml"]] {
+            assert!(Cli::try_parse_from(line).is_err());
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! From a ref to a commit's objects: resolving exactly, and fetching as little as the mode needs.
+
+use std::path::Path;
+
+use git2::{AutotagOption, Direction, FetchOptions, ObjectType, Oid, RemoteCallbacks, Repository};
+
+use crate::fault::{Cause, Fault};
+use crate::nearest::nearest;
+use crate::transport::{self, Session};
+
+/// Most bytes that one repository may send.
+const MAX_PACK: usize = 4 << 30;
+
+/// What the manifest asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// The remote's HEAD.
+    Head,
+    /// A branch, a tag, or a full ref name.
+    Name(String),
+    /// A full commit id.
+    Commit(Oid),
+}
+
+/// A ref as a remote lists it.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) name: String,
+    pub(crate) oid: Oid,
+    pub(crate) symref: Option<String>,
+}
+
+/// What a [`Want`] is at a remote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The commit, or for a remote that does not say it the tag object.
+    pub(crate) oid: Oid,
+    /// The ref that leads to it; none if only the id is known.
+    pub(crate) refname: Option<String>,
+    /// The branch to stand on in a clone.
+    pub(crate) branch: Option<String>,
+}
+
+impl Want {
+    /// Judges the manifest's `ref`.
+    pub(crate) fn parse(reference: Option<&str>) -> Result<Self, Fault> {
+        let Some(text) = reference else { return Ok(Self::Head) };
+        if text == "HEAD" {
+            return Ok(Self::Head);
+        }
+        let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hex && text.len() == 40 {
+            let oid = Oid::from_str(text).map_err(|err| Fault::git(Cause::Ref, text, &err))?;
+            return Ok(Self::Commit(oid));
+        }
+        if hex && text.len() == 64 {
+            return Err(Fault::new(
+                Cause::Ref,
+                format!("'{text}' is a SHA-256 id; such repositories are not supported"),
+            ));
+        }
+        let full = if text.starts_with("refs/") { text.to_owned() } else { format!("refs/heads/{text}") };
+        if text.starts_with('-') || text.contains(char::is_control) || !git2::Reference::is_valid_name(&full) {
+            return Err(Fault::new(Cause::Ref, format!("'{}' is not a valid ref", text.escape_debug())));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+
+    /// Finds this in the refs of a remote.
+    pub(crate) fn find(&self, heads: &[Head]) -> Result<Target, Fault> {
+        let by_name = |name: &str| heads.iter().find(|head| head.name == name);
+        // A tag object's commit is listed beside it.
+        let peeled = |head: &Head| by_name(&format!("{}^{{}}", head.name)).map_or(head.oid, |peeled| peeled.oid);
+        let target = |head: &Head| Target {
+            oid: peeled(head),
+            refname: Some(head.name.clone()),
+            branch: head.name.strip_prefix("refs/heads/").map(str::to_owned),
+        };
+        match self {
+            Self::Head => {
+                let head = by_name("HEAD").ok_or_else(|| {
+                    Fault::new(Cause::Ref, "the repository has no HEAD (is it empty?)").hint("name a branch as ref")
+                })?;
+                let branch = head.symref.as_ref().and_then(|name| name.strip_prefix("refs/heads/"));
+                Ok(Target { branch: branch.map(str::to_owned), ..target(head) })
+            }
+            Self::Commit(oid) => {
+                let tip = heads.iter().find(|head| head.oid == *oid && head.name.starts_with("refs/"));
+                let refname = tip.map(|head| head.name.strip_suffix("^{}").unwrap_or(&head.name).to_owned());
+                Ok(Target { oid: *oid, refname, branch: None })
+            }
+            Self::Name(name) if name.starts_with("refs/") => {
+                by_name(name).map(target).ok_or_else(|| missing(name, heads))
+            }
+            Self::Name(name) => {
+                let branch = by_name(&format!("refs/heads/{name}")).map(target);
+                let tag = by_name(&format!("refs/tags/{name}")).map(target);
+                match (branch, tag) {
+                    (Some(branch), Some(tag)) if branch.oid != tag.oid => Err(Fault::new(
+                        Cause::Ref,
+                        format!("'{name}' is both a branch and a tag, at different commits"),
+                    )
+                    .hint(format!("write refs/heads/{name} or refs/tags/{name}"))),
+                    (Some(target), _) | (None, Some(target)) => Ok(target),
+                    (None, None) => Err(missing(name, heads)),
+                }
+            }
+        }
+    }
+}
+
+fn missing(name: &str, heads: &[Head]) -> Fault {
+    let fault = Fault::new(Cause::Ref, format!("the repository has no branch or tag '{name}'"));
+    if name.len() >= 7 && name.len() < 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return fault.hint("a commit is named by all 40 digits of its id");
+    }
+    let known = heads
+        .iter()
+        .filter(|head| !head.name.ends_with("^{}"))
+        .filter_map(|head| head.name.strip_prefix("refs/heads/").or_else(|| head.name.strip_prefix("refs/tags/")));
+    match nearest(name, known) {
+        Some(near) => fault.hint(format!("did you mean '{near}'?")),
+        None => fault,
+    }
+}
+
+/// Lists the refs of a remote.
+pub(crate) fn list(session: &Session) -> Result<Vec<Head>, Fault> {
+    session.run("cannot list the refs", || {
+        let mut remote = git2::Remote::create_detached(transport::URL)?;
+        let connection = remote.connect_auth(Direction::Fetch, None, None)?;
+        Ok(heads(connection.list()?))
+    })
+}
+
+fn heads(list: &[git2::RemoteHead<'_>]) -> Vec<Head> {
+    list.iter()
+        .map(|head| Head {
+            name: head.name().to_owned(),
+            oid: head.oid(),
+            symref: head.symref_target().map(str::to_owned),
+        })
+        .collect()
+}
+
+/// Fetches `target` alone into the bare repository `store`, without history if the server can.
+pub(crate) fn fetch_commit(session: &Session, store: &Repository, target: &Target) -> Result<(), Fault> {
+    let from = Remote::Session(session);
+    if let Some(refname) = &target.refname {
+        return download(from, store, &[format!("+{refname}:refs/cloner/want")], Some(1));
+    }
+    // The id is no tip. A server that allows it gives the commit alone; else all history is searched.
+    let alone = download(from, store, &[format!("{}:refs/cloner/want", target.oid)], Some(1));
+    if alone.is_ok() && store.find_commit(target.oid).is_ok() {
+        return Ok(());
+    }
+    if let Err(fault) = &alone
+        && fault.cause != Cause::Network
+    {
+        return alone;
+    }
+    download(from, store, &EVERYTHING.map(str::to_owned), None)
+}
+
+/// Where objects are fetched from.
+#[derive(Clone, Copy)]
+pub(crate) enum Remote<'a> {
+    /// A server.
+    Session(&'a Session),
+    /// A repository of this machine.
+    Local(&'a Path),
+}
+
+const EVERYTHING: [&str; 2] = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+
+/// Fetches all branches and tags into `clone` and sets its refs, as `git clone` does.
+pub(crate) fn fetch_all(from: Remote<'_>, clone: &Repository, heads: &[Head], target: &Target) -> Result<(), Fault> {
+    let mut specs = EVERYTHING.map(str::to_owned).to_vec();
+    if let Some(refname) = &target.refname
+        && !refname.starts_with("refs/heads/")
+        && !refname.starts_with("refs/tags/")
+        && refname != "HEAD"
+    {
+        specs.push(format!("+{refname}:refs/cloner/want"));
+    }
+    download(from, clone, &specs, None)?;
+    if clone.find_commit(target.oid).is_err() && target.refname.is_none() {
+        download(from, clone, &[format!("{}:refs/cloner/want", target.oid)], None)?;
+    }
+    for head in heads {
+        let name = match head.name.strip_prefix("refs/heads/") {
+            Some(branch) => format!("refs/remotes/origin/{branch}"),
+            None if head.name.starts_with("refs/tags/") && !head.name.ends_with("^{}") => head.name.clone(),
+            None => continue,
+        };
+        // A remote may list what it does not send; such a ref is left out rather than broken.
+        if clone.find_object(head.oid, None).is_ok() {
+            clone
+                .reference(&name, head.oid, true, "cloner")
+                .map_err(|err| Fault::git(Cause::Ref, &format!("cannot create {name}"), &err))?;
+        }
+    }
+    Ok(())
+}
+
+fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: Option<i32>) -> Result<(), Fault> {
+    let mut options = FetchOptions::new();
+    options.download_tags(AutotagOption::None).update_fetchhead(false);
+    match from {
+        Remote::Local(path) => {
+            let url = path
+                .to_str()
+                .ok_or_else(|| Fault::new(Cause::Manifest, "a local source to clone must have a UTF-8 path"))?;
+            let fetched =
+                repository.remote_anonymous(url).and_then(|mut remote| remote.download(specs, Some(&mut options)));
+            fetched.map_err(|err| Fault::git(Cause::Network, &format!("cannot fetch from {url}"), &err))
+        }
+        Remote::Session(session) => session.run("cannot fetch", || {
+            let mut callbacks = RemoteCallbacks::new();
+            callbacks.transfer_progress(|progress| {
+                if progress.received_bytes() > MAX_PACK {
+                    let message = format!("the repository sends more than {} GiB", MAX_PACK >> 30);
+                    session.refuse(Fault::new(Cause::Network, message));
+                    return false;
+                }
+                !session.expired()
+            });
+            callbacks.sideband_progress(|_| !session.expired());
+            options.remote_callbacks(callbacks);
+            if let Some(depth) = depth {
+                options.depth(depth);
+            }
+            repository.remote_anonymous(transport::URL)?.download(specs, Some(&mut options))
+        }),
+    }
+}
+
+/// Opens a repository of this machine at exactly `path`.
+pub(crate) fn open_local(path: &Path) -> Result<Repository, Fault> {
+    let flags = git2::RepositoryOpenFlags::NO_SEARCH;
+    Repository::open_ext(path, flags, std::iter::empty::<&Path>()).map_err(|err| match err.code() {
+        git2::ErrorCode::NotFound => {
+            Fault::new(Cause::Network, format!("{}: no git repository is there", path.display()))
+        }
+        git2::ErrorCode::Owner => Fault::new(
+            Cause::Auth,
+            format!("{}: the repository belongs to another user, so it is not trusted", path.display()),
+        )
+        .hint("run as its owner, or change the owner"),
+        _ => Fault::git(Cause::Network, &path.display().to_string(), &err),
+    })
+}
+
+/// Lists the refs of a local repository in the form of a remote's list.
+pub(crate) fn list_local(repository: &Repository) -> Result<Vec<Head>, Fault> {
+    let fail = |err: git2::Error| Fault::git(Cause::Ref, "cannot read the refs", &err);
+    let mut list = Vec::new();
+    if let Ok(head) = repository.find_reference("HEAD") {
+        let symref = head.symbolic_target().ok().flatten().map(str::to_owned);
+        if let Ok(resolved) = head.resolve()
+            && let Some(oid) = resolved.target()
+        {
+            list.push(Head { name: "HEAD".to_owned(), oid, symref });
+        }
+    }
+    for reference in repository.references().map_err(fail)? {
+        let reference = reference.map_err(fail)?;
+        let (Ok(name), Ok(resolved)) = (reference.name().map(str::to_owned), reference.resolve()) else { continue };
+        let Some(oid) = resolved.target() else { continue };
+        list.push(Head { name: name.clone(), oid, symref: None });
+        if let Ok(peeled) = resolved.peel(ObjectType::Any)
+            && peeled.id() != oid
+        {
+            list.push(Head { name: format!("{name}^{{}}"), oid: peeled.id(), symref: None });
+        }
+    }
+    Ok(list)
+}
+
+/// Returns the commit that `oid` is or leads to.
+pub(crate) fn commit(repository: &Repository, oid: Oid) -> Result<git2::Commit<'_>, Fault> {
+    let object = repository
+        .find_object(oid, None)
+        .map_err(|_| Fault::new(Cause::Ref, format!("the repository does not have the commit {oid}")))?;
+    object
+        .peel_to_commit()
+        .map_err(|_| Fault::new(Cause::Ref, format!("{oid} is not a commit and does not lead to one")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(name: &str, digit: u8) -> Head {
+        Head { name: name.to_owned(), oid: oid(digit), symref: None }
+    }
+
+    fn oid(digit: u8) -> Oid {
+        Oid::from_str(&format!("{digit:x}").repeat(40)).expect("hex")
+    }
+
+    #[test]
+    fn refs_are_judged() {
+        assert_eq!(Want::parse(None).expect("valid"), Want::Head);
+        assert_eq!(Want::parse(Some(&"A".repeat(40))).expect("valid"), Want::Commit(oid(10)));
+        for text in ["stable/2026.1", "v1.0", "refs/changes/1/2", "1.10", "#5", "a b"] {
+            assert_eq!(Want::parse(Some(text)).is_ok(), text != "a b", "{text}");
+        }
+        for text in
+            ["", "-x", "--upload-pack=x", "a..b", "a\nb", "x.lock", "a@{1}", "a~1", "a^", "a:b", "/a", &"a".repeat(64)]
+        {
+            assert!(Want::parse(Some(text)).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_exactly() {
+        let mut heads = vec![
+            Head { symref: Some("refs/heads/main".to_owned()), ..head("HEAD", 1) },
+            head("refs/heads/main", 1),
+            head("refs/heads/both", 2),
+            head("refs/tags/both", 3),
+            head("refs/heads/feature/main2", 4),
+            head("refs/tags/v1", 5),
+            head("refs/tags/v1^{}", 6),
+        ];
+        let find = |text: Option<&str>| Want::parse(text).expect("valid").find(&heads);
+        let target = find(None).expect("found");
+        assert_eq!((target.oid, target.branch.as_deref()), (oid(1), Some("main")));
+        let tag = find(Some("v1")).expect("found");
+        assert_eq!((tag.oid, tag.refname.as_deref(), tag.branch), (oid(6), Some("refs/tags/v1"), None));
+        assert_eq!(find(Some("both")).expect_err("two").cause, Cause::Ref);
+        assert_eq!(find(Some("refs/tags/both")).expect("full").oid, oid(3));
+        assert!(find(Some("main2")).is_err());
+        assert_eq!(find(Some("v2")).expect_err("none").hint.as_deref(), Some("did you mean 'v1'?"));
+        let pin = find(Some(&"6".repeat(40))).expect("a tip");
+        assert_eq!(pin.refname.as_deref(), Some("refs/tags/v1"));
+        assert_eq!(find(Some(&"9".repeat(40))).expect("no tip").refname, None);
+        heads.remove(0);
+        assert!(Want::Head.find(&heads).is_err());
+    }
+}

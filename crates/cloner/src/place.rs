@@ -1,0 +1,209 @@
+//! Putting a staged tree where readers look for it, in one step.
+//!
+//! Trees are staged below `<root>/.cloner/stage`, on the file system of their places. A new tree
+//! is renamed to its place; one that replaces another is exchanged with it (`RENAME_EXCHANGE`), so
+//! a reader sees the old tree or the new one, whole. A process that dies leaves either, and what
+//! is left in the staging directory is removed by the next run, which holds the same lock.
+//!
+//! What cloner did not place is never deleted: it is refused, or with `--force` it changes places
+//! with the new tree in `<root>/.cloner/saved`, where it stays.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use toolkit::atomic::sync_dir;
+
+use crate::dest;
+use crate::fault::{Cause, Fault};
+use crate::record::{Occupied, Record, Records};
+use crate::tree::Depth;
+
+/// The directories of one root that cloner works in.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) records: Records,
+}
+
+/// A tree that is ready to be placed.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// Holds the tree and whatever was needed to make it; removed in the end.
+    pub(crate) directory: PathBuf,
+    pub(crate) record: Record,
+}
+
+impl Staged {
+    pub(crate) fn tree(&self) -> PathBuf {
+        tree_in(&self.directory)
+    }
+}
+
+/// Where a tree lies in its staging directory.
+pub(crate) fn tree_in(directory: &Path) -> PathBuf {
+    directory.join("tree")
+}
+
+impl Site {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        let state = root.join(dest::STATE_DIR);
+        Self { records: Records::new(&state), root, state }
+    }
+
+    pub(crate) fn stage(&self) -> PathBuf {
+        self.state.join("stage")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    /// Makes what a stopped run left behind consistent and creates what is missing; the lock is held.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        remove_tree(&self.stage())?;
+        for directory in [self.stage(), self.records.directory().to_owned()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        sync_dir(&self.state)
+    }
+
+    /// Writes everything staged to the disk, before anything refers to it.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        Ok(nix::unistd::syncfs(File::open(self.stage())?)?)
+    }
+
+    /// Places a staged tree. Returns where the tree that was in the way is kept, if it is.
+    pub(crate) fn place(&self, staged: &Staged, force: bool) -> Result<Option<PathBuf>, Fault> {
+        let record = &staged.record;
+        let place = self.root.join(&record.dest);
+        let disk = |err: io::Error| Fault::disk(&place, &err);
+        // Long may have passed since the first look: the network was in between.
+        dest::check_path(&self.root, &record.dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
+        let occupied = self.records.look(&self.root, &record.dest, Depth::Stat).map_err(disk)?;
+        let before = match occupied {
+            Occupied::Clean(before) => Some(before),
+            Occupied::No => None,
+            Occupied::Changed(..) | Occupied::Foreign if force => {
+                return self.place_and_save(staged, &place).map(Some);
+            }
+            Occupied::Changed(_, changes) => return Err(changed(&changes)),
+            Occupied::Foreign => return Err(foreign()),
+        };
+        let parent = place.parent().expect("a dest lies below the root");
+        self.make_parents(parent).map_err(disk)?;
+        self.records.announce(record).map_err(disk)?;
+        let moved = match fs::symlink_metadata(&place) {
+            Ok(_) => exchange(&staged.tree(), &place),
+            Err(_) => rename_new(&staged.tree(), &place),
+        };
+        if let Err(err) = moved {
+            self.records.withdraw(&record.dest);
+            return Err(cross_device(disk(err)));
+        }
+        sync_dir(parent).and_then(|()| self.records.confirm(&record.dest)).map_err(disk)?;
+        // Somebody may have written into the old tree up to the exchange.
+        let Some(before) = before else { return Ok(None) };
+        match before.changes(&staged.tree(), Depth::Stat) {
+            Ok(changes) if changes.is_empty() => Ok(None),
+            _ => {
+                let saved = self.saved(&record.dest).map_err(disk)?;
+                fs::rename(staged.tree(), &saved).map_err(disk)?;
+                Ok(Some(saved))
+            }
+        }
+    }
+
+    /// Places a staged tree over one that must be kept. The new tree goes to where the old one is
+    /// to be kept, then both change places: the old one is at no time where a sweep finds it.
+    fn place_and_save(&self, staged: &Staged, place: &Path) -> Result<PathBuf, Fault> {
+        let record = &staged.record;
+        let disk = |err: io::Error| Fault::disk(place, &err);
+        let saved = self.saved(&record.dest).map_err(disk)?;
+        self.records.announce(record).map_err(disk)?;
+        let moved = fs::rename(staged.tree(), &saved).and_then(|()| exchange(&saved, place));
+        if let Err(err) = moved {
+            self.records.withdraw(&record.dest);
+            // Back to where the sweep removes it; if that fails too it is only litter.
+            let _ = fs::rename(&saved, staged.tree());
+            return Err(cross_device(disk(err)));
+        }
+        let parent = place.parent().expect("a dest lies below the root");
+        sync_dir(parent)
+            .and_then(|()| sync_dir(saved.parent().expect("it is in a directory")))
+            .and_then(|()| self.records.confirm(&record.dest))
+            .map_err(disk)?;
+        Ok(saved)
+    }
+
+    /// Returns a free path to keep what was at `dest`.
+    fn saved(&self, dest: &Path) -> io::Result<PathBuf> {
+        let directory = self.state.join("saved");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let flat = dest.to_string_lossy().replace('/', "_");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let mut path = directory.join(format!("{flat}.{now}"));
+        let mut number = 1;
+        while fs::symlink_metadata(&path).is_ok() {
+            path = directory.join(format!("{flat}.{now}.{number}"));
+            number += 1;
+        }
+        Ok(path)
+    }
+
+    fn make_parents(&self, parent: &Path) -> io::Result<()> {
+        if parent.is_dir() {
+            return Ok(());
+        }
+        let above = parent.parent().expect("the root exists, so the recursion ends there");
+        self.make_parents(above)?;
+        fs::DirBuilder::new().mode(0o755).create(parent)?;
+        sync_dir(above)
+    }
+}
+
+/// The failure for a place that holds something else.
+pub(crate) fn foreign() -> Fault {
+    Fault::new(Cause::LocalChanges, "the place is not empty and cloner did not fill it")
+        .hint("--force moves what is there to .cloner/saved below the root")
+}
+
+/// The failure for a place that somebody works in.
+pub(crate) fn changed(changes: &[String]) -> Fault {
+    Fault::new(Cause::LocalChanges, summary(changes))
+        .hint("--force moves the changed tree to .cloner/saved below the root")
+}
+
+/// Names the first few changes.
+pub(crate) fn summary(changes: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = changes[..changes.len().min(SHOWN)].join(", ");
+    if changes.len() > SHOWN {
+        text.push_str(&format!(" and {} more", changes.len() - SHOWN));
+    }
+    text
+}
+
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    Ok(renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE)?)
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
+}
+
+fn cross_device(fault: Fault) -> Fault {
+    fault.hint("the place and the root must be on one file system that can exchange directories")
+}
+
+/// Removes a tree that may be missing.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}

@@ -1,0 +1,226 @@
+//! What cloner has placed, one file per place below `<root>/.cloner/placed`.
+//!
+//! A record says which commit a place holds and lists its files, so that a later run can tell an
+//! untouched tree from one somebody works in. Placing writes the new record as `ID.next` before
+//! the tree is exchanged and renames it to `ID` afterwards: whenever the process or the machine
+//! stops in between, one of the two describes what is there.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::cli::Mode;
+use crate::tree::{self, Depth, Entry};
+
+const VERSION: u32 = 1;
+
+/// One placed tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Version of this form.
+    pub(crate) v: u32,
+    pub(crate) name: String,
+    /// The place below the root.
+    pub(crate) dest: PathBuf,
+    /// Where it came from, without credentials.
+    pub(crate) source: String,
+    #[serde(rename = "ref")]
+    pub(crate) reference: Option<String>,
+    /// The commit.
+    pub(crate) sha: String,
+    pub(crate) mode: Mode,
+    /// The manifest that asked for it.
+    pub(crate) manifest: PathBuf,
+    /// In a clone: what `.git` looked like.
+    pub(crate) git: Option<GitDir>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// The parts of a clone's `.git` whose change means that somebody works there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GitDir {
+    head: String,
+    branches: Vec<(String, String)>,
+    config: String,
+    hooks: usize,
+}
+
+/// The records of one root.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    directory: PathBuf,
+}
+
+/// What is at a place.
+#[derive(Debug)]
+pub(crate) enum Occupied {
+    /// Nothing, or an empty directory.
+    No,
+    /// What was recorded, untouched.
+    Clean(Box<Record>),
+    /// What was recorded, with changes.
+    Changed(Box<Record>, Vec<String>),
+    /// Something that cloner did not place.
+    Foreign,
+}
+
+impl Record {
+    pub(crate) fn version() -> u32 {
+        VERSION
+    }
+
+    /// Returns what differs from this record at `place`.
+    pub(crate) fn changes(&self, place: &Path, depth: Depth) -> io::Result<Vec<String>> {
+        let mut found = tree::changes(place, &self.entries, depth)?;
+        if let Some(recorded) = &self.git {
+            match GitDir::read(place) {
+                Ok(now) => found.extend(recorded.changes(&now)),
+                Err(err) => found.push(format!(".git cannot be read ({err})")),
+            }
+        } else if fs::symlink_metadata(place.join(".git")).is_ok() {
+            found.push(".git is new".to_owned());
+        }
+        Ok(found)
+    }
+}
+
+impl GitDir {
+    /// Reads the state of the clone at `place`.
+    pub(crate) fn read(place: &Path) -> Result<Self, String> {
+        let text = |err: git2::Error| err.message().to_owned();
+        let git = place.join(".git");
+        let repository = crate::git::open_local(place).map_err(|fault| fault.message)?;
+        let mut branches = Vec::new();
+        for reference in repository.references().map_err(text)? {
+            let reference = reference.map_err(text)?;
+            let Ok(name) = reference.name() else { continue };
+            if name.starts_with("refs/heads/") || name == "refs/stash" {
+                branches.push((name.to_owned(), reference.target().map(|oid| oid.to_string()).unwrap_or_default()));
+            }
+        }
+        branches.sort();
+        let index = repository.index().map_err(text)?;
+        let head = repository.head().and_then(|head| head.peel_to_tree()).map_err(text)?;
+        let staged = repository.diff_tree_to_index(Some(&head), Some(&index), None).map_err(text)?.deltas().len();
+        let config = fs::read(git.join("config")).map_err(|err| err.to_string())?;
+        let mut head = fs::read_to_string(git.join("HEAD")).map_err(|err| err.to_string())?.trim().to_owned();
+        if staged > 0 {
+            head.push_str(" with staged changes");
+        }
+        let hooks = fs::read_dir(git.join("hooks")).map_or(0, Iterator::count);
+        Ok(Self { head, branches, config: hex(&Sha256::digest(config)), hooks })
+    }
+
+    fn changes(&self, now: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.head != now.head {
+            found.push(format!("HEAD is {}", now.head));
+        }
+        for branch in now.branches.iter().filter(|branch| !self.branches.contains(branch)) {
+            found.push(format!("{} is new or moved", branch.0));
+        }
+        if self.config != now.config {
+            found.push(".git/config is changed".to_owned());
+        }
+        if self.hooks != now.hooks {
+            found.push(".git/hooks is changed".to_owned());
+        }
+        found
+    }
+}
+
+impl Records {
+    pub(crate) fn new(state: &Path) -> Self {
+        Self { directory: state.join("placed") }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self, dest: &Path, extension: &str) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt as _;
+        let id = hex(&Sha256::digest(dest.as_os_str().as_bytes())[..16]);
+        self.directory.join(format!("{id}.{extension}"))
+    }
+
+    /// Reads a record; one that is damaged or of another version counts as none, so that its place
+    /// is treated as somebody else's.
+    fn read(&self, dest: &Path, extension: &str) -> io::Result<Option<Record>> {
+        let bytes = match fs::read(self.path(dest, extension)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let record: Option<Record> = serde_json::from_slice(&bytes).ok();
+        Ok(record.filter(|record| record.v == VERSION && record.dest == dest))
+    }
+
+    /// Looks at the place of `dest` below `root`.
+    pub(crate) fn look(&self, root: &Path, dest: &Path, depth: Depth) -> io::Result<Occupied> {
+        let place = root.join(dest);
+        match fs::read_dir(&place) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Occupied::No),
+            Err(err) => return Err(err),
+            Ok(mut entries) => {
+                if entries.next().is_none() {
+                    return Ok(Occupied::No);
+                }
+            }
+        }
+        // A run that was stopped while placing leaves both; the newer one is tried first.
+        let mut changed = None;
+        for extension in ["next", "json"] {
+            let Some(record) = self.read(dest, extension)? else { continue };
+            let changes = record.changes(&place, depth)?;
+            if changes.is_empty() {
+                return Ok(Occupied::Clean(Box::new(record)));
+            }
+            changed = Some((record, changes));
+        }
+        Ok(match changed {
+            Some((record, changes)) => Occupied::Changed(Box::new(record), changes),
+            None => Occupied::Foreign,
+        })
+    }
+
+    /// Writes what is about to be placed.
+    pub(crate) fn announce(&self, record: &Record) -> io::Result<()> {
+        let bytes = serde_json::to_vec(record)?;
+        toolkit::atomic::write(&self.path(&record.dest, "next"), &bytes, 0o600).map(drop)
+    }
+
+    /// Makes the announced record the current one.
+    pub(crate) fn confirm(&self, dest: &Path) -> io::Result<()> {
+        fs::rename(self.path(dest, "next"), self.path(dest, "json"))?;
+        toolkit::atomic::sync_dir(&self.directory)
+    }
+
+    /// Forgets an announced record whose tree was not placed.
+    pub(crate) fn withdraw(&self, dest: &Path) {
+        // If it stays, the next look finds that it does not describe the place.
+        let _ = fs::remove_file(self.path(dest, "next"));
+    }
+
+    /// Whether an announced record waits to be confirmed.
+    pub(crate) fn is_announced(&self, dest: &Path) -> bool {
+        self.path(dest, "next").exists()
+    }
+
+    /// Confirms an announced record if it describes what is there, else forgets it.
+    pub(crate) fn settle(&self, root: &Path, dest: &Path) -> io::Result<()> {
+        match self.read(dest, "next")? {
+            Some(record) if record.changes(&root.join(dest), Depth::Stat)?.is_empty() => self.confirm(dest),
+            _ => {
+                self.withdraw(dest);
+                Ok(())
+            }
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,449 @@
+//! Git repositories made to order, and a loopback server that hands them out by smart HTTP.
+//!
+//! [`GitServer`] runs the real `git upload-pack` behind a small HTTP/1.1 server of its own: no
+//! configuration of the machine is read, and a test can make it hang, drip, redirect or refuse and
+//! can see what was asked. It ends with its value.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use git2::build::TreeUpdateBuilder;
+use git2::{FileMode, ObjectType, Oid, Repository, RepositoryInitOptions, Signature, Time};
+
+/// A bare repository.
+pub struct Repo {
+    path: PathBuf,
+    inner: Repository,
+}
+
+/// What a file of a commit is.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// A plain file.
+    File(&'a str),
+    /// An executable file.
+    Script(&'a str),
+    /// A symbolic link to a target.
+    Link(&'a str),
+}
+
+impl Repo {
+    /// Creates an empty repository with `main` as its default branch.
+    ///
+    /// # Panics
+    /// The path cannot be used.
+    #[must_use]
+    pub fn create(path: &Path) -> Repo {
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).mkpath(true).external_template(false).initial_head("main");
+        let inner = Repository::init_opts(path, &options).expect("a new repository");
+        Repo { path: path.to_owned(), inner }
+    }
+
+    /// Returns where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a commit with these files, and no others, to `branch`; returns its id.
+    ///
+    /// # Panics
+    /// The disk refuses.
+    pub fn commit(&self, branch: &str, files: &[(&str, Content<'_>)]) -> String {
+        let mut builder = TreeUpdateBuilder::new();
+        for (path, content) in files {
+            let (text, mode) = match content {
+                Content::File(text) => (text, FileMode::Blob),
+                Content::Script(text) => (text, FileMode::BlobExecutable),
+                Content::Link(target) => (target, FileMode::Link),
+            };
+            let blob = self.inner.blob(text.as_bytes()).expect("a blob");
+            builder.upsert(*path, blob, mode);
+        }
+        let empty = self.inner.treebuilder(None).and_then(|builder| builder.write()).expect("the empty tree");
+        let empty = self.inner.find_tree(empty).expect("just written");
+        let tree = builder.create_updated(&self.inner, &empty).expect("a tree");
+        self.commit_tree(branch, tree)
+    }
+
+    /// Adds a commit whose tree has exactly these raw entries, checked by nothing.
+    ///
+    /// # Panics
+    /// The disk refuses.
+    pub fn commit_raw(&self, branch: &str, entries: &[(&str, &str, &str)]) -> String {
+        let mut bytes = Vec::new();
+        for (mode, name, content) in entries {
+            let id = match *mode {
+                "160000" => Oid::from_str(content).expect("a commit id"),
+                "40000" => self.raw_tree(&[("100644", content, "x")]),
+                _ => self.inner.blob(content.as_bytes()).expect("a blob"),
+            };
+            bytes.extend_from_slice(format!("{mode} {name}\0").as_bytes());
+            bytes.extend_from_slice(id.as_bytes());
+        }
+        let tree = self.inner.odb().and_then(|odb| odb.write(ObjectType::Tree, &bytes)).expect("a tree");
+        self.commit_tree(branch, tree)
+    }
+
+    fn raw_tree(&self, entries: &[(&str, &str, &str)]) -> Oid {
+        let mut bytes = Vec::new();
+        for (mode, name, content) in entries {
+            let blob = self.inner.blob(content.as_bytes()).expect("a blob");
+            bytes.extend_from_slice(format!("{mode} {name}\0").as_bytes());
+            bytes.extend_from_slice(blob.as_bytes());
+        }
+        self.inner.odb().and_then(|odb| odb.write(ObjectType::Tree, &bytes)).expect("a tree")
+    }
+
+    fn commit_tree(&self, branch: &str, tree: Oid) -> String {
+        let name = format!("refs/heads/{branch}");
+        let parent = self.inner.find_reference(&name).ok().and_then(|reference| reference.target());
+        // Text rather than libgit2's own call, which would judge the tree.
+        let mut text = format!("tree {tree}\n");
+        if let Some(parent) = parent {
+            text.push_str(&format!("parent {parent}\n"));
+        }
+        text.push_str("author test <test@localhost> 1700000000 +0000\n");
+        text.push_str("committer test <test@localhost> 1700000000 +0000\n\ntest\n");
+        let id = self.inner.odb().and_then(|odb| odb.write(ObjectType::Commit, text.as_bytes())).expect("a commit");
+        self.inner.reference(&name, id, true, "test").expect("a branch");
+        id.to_string()
+    }
+
+    /// Creates or moves a lightweight tag.
+    ///
+    /// # Panics
+    /// The commit does not exist.
+    pub fn tag(&self, name: &str, commit: &str) {
+        let id = Oid::from_str(commit).expect("a commit id");
+        self.inner.reference(&format!("refs/tags/{name}"), id, true, "test").expect("a tag");
+    }
+
+    /// Creates an annotated tag; returns the id of the tag object.
+    ///
+    /// # Panics
+    /// The commit does not exist.
+    pub fn annotate(&self, name: &str, commit: &str) -> String {
+        let id = Oid::from_str(commit).expect("a commit id");
+        let object = self.inner.find_object(id, None).expect("an object");
+        let who = Signature::new("test", "test@localhost", &Time::new(1_700_000_000, 0)).expect("a signature");
+        self.inner.tag(name, &object, &who, "test", true).expect("a tag").to_string()
+    }
+}
+
+/// How the server answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Behaviour {
+    /// As it should.
+    #[default]
+    Serve,
+    /// With this status, and this header line if it is not empty.
+    Status(u16, String),
+    /// With this status for so many requests, then as it should.
+    StatusTimes(u16, usize),
+    /// Takes the connection and says nothing.
+    Hang,
+    /// One byte every 50 ms, without end.
+    Drip,
+    /// To the same path at this address.
+    Redirect(String),
+    /// As it should, to requests with this user and password only.
+    Login(String),
+}
+
+/// One request that the server took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Method and target.
+    pub line: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+}
+
+struct Shared {
+    root: PathBuf,
+    behaviour: Mutex<Behaviour>,
+    requests: Mutex<Vec<Request>>,
+    any_commit: AtomicBool,
+    stop: AtomicBool,
+    active: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// A git server on a loopback port of its own.
+pub struct GitServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    _scratch: tempfile::TempDir,
+}
+
+impl GitServer {
+    /// Starts a server without repositories.
+    ///
+    /// # Panics
+    /// There is no loopback port or scratch directory.
+    #[must_use]
+    pub fn start() -> GitServer {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared {
+            root: scratch.path().to_owned(),
+            behaviour: Mutex::default(),
+            requests: Mutex::default(),
+            any_commit: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        });
+        let accepting = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if accepting.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let shared = Arc::clone(&accepting);
+                // A client that goes away is no error of the test.
+                std::thread::spawn(move || drop(shared.connection(&stream)));
+            }
+        });
+        GitServer { address, shared, thread: Some(thread), _scratch: scratch }
+    }
+
+    /// Creates the repository `name`, such as `group/project.git`.
+    #[must_use]
+    pub fn repo(&self, name: &str) -> Repo {
+        Repo::create(&self.shared.root.join(name))
+    }
+
+    /// Returns the directory of all repositories, which is also a mirror by path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
+    /// Returns `host:port`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Returns the URL of `name`.
+    #[must_use]
+    pub fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
+    }
+
+    /// Sets how requests are answered from now on.
+    ///
+    /// # Panics
+    /// A thread of the server has panicked.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().expect("no panic") = behaviour;
+    }
+
+    /// Sets whether commits that are no tips may be asked for.
+    pub fn allow_any_commit(&self, allowed: bool) {
+        self.shared.any_commit.store(allowed, Ordering::SeqCst);
+    }
+
+    /// Returns and forgets the requests so far.
+    ///
+    /// # Panics
+    /// A thread of the server has panicked.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut *self.shared.requests.lock().expect("no panic"))
+    }
+
+    /// Returns the highest number of requests that were in work at the same time.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        self.shared.peak.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for GitServer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread.
+        drop(TcpStream::connect(self.address));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn connection(&self, stream: &TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut reader = BufReader::new(stream);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+            let (mut length, mut authorization, mut chunked, mut gzip) = (0, None, false, false);
+            loop {
+                let mut header = String::new();
+                reader.read_line(&mut header)?;
+                let Some((name, value)) = header.trim_end().split_once(':') else { break };
+                match name.to_ascii_lowercase().as_str() {
+                    "content-length" => length = value.trim().parse().unwrap_or(0),
+                    "authorization" => authorization = Some(value.trim().to_owned()),
+                    "transfer-encoding" => chunked = true,
+                    "content-encoding" => gzip = true,
+                    _ => {}
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body)?;
+            self.requests
+                .lock()
+                .expect("no panic")
+                .push(Request { line: line.clone(), authorization: authorization.clone() });
+            let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
+            self.peak.fetch_max(active, Ordering::SeqCst);
+            let answered = if chunked || gzip {
+                respond(stream, 501, "", b"")
+            } else {
+                self.answer(stream, &line, authorization.as_deref(), &body)
+            };
+            self.active.fetch_sub(1, Ordering::SeqCst);
+            answered?;
+        }
+    }
+
+    fn answer(&self, stream: &TcpStream, line: &str, login: Option<&str>, body: &[u8]) -> std::io::Result<()> {
+        let behaviour = {
+            let mut behaviour = self.behaviour.lock().expect("no panic");
+            let now = behaviour.clone();
+            if let Behaviour::StatusTimes(status, left) = *behaviour {
+                *behaviour = if left <= 1 { Behaviour::Serve } else { Behaviour::StatusTimes(status, left - 1) };
+            }
+            now
+        };
+        let target = line.split(' ').nth(1).unwrap_or_default();
+        match behaviour {
+            Behaviour::Serve => {}
+            Behaviour::Status(status, header) => return respond(stream, status, &header, b"no\n"),
+            Behaviour::StatusTimes(status, _) => return respond(stream, status, "", b"no\n"),
+            Behaviour::Redirect(to) => {
+                return respond(stream, 302, &format!("Location: {to}{target}"), b"");
+            }
+            Behaviour::Login(wanted) if login != Some(&wanted) => {
+                return respond(stream, 401, "WWW-Authenticate: Basic realm=\"test\"", b"");
+            }
+            Behaviour::Login(_) => {}
+            Behaviour::Hang => {
+                while !self.stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
+            Behaviour::Drip => {
+                let mut out = stream;
+                out.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n")?;
+                while !self.stop.load(Ordering::SeqCst) {
+                    out.write_all(b"0")?;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        let (path, advertise) = match target.strip_suffix("/info/refs?service=git-upload-pack") {
+            Some(path) => (path, true),
+            None => match target.strip_suffix("/git-upload-pack") {
+                Some(path) => (path, false),
+                None => return respond(stream, 404, "", b""),
+            },
+        };
+        let repository = self.root.join(path.trim_start_matches('/'));
+        if path.contains("..") || !repository.join("HEAD").exists() {
+            return respond(stream, 404, "", b"");
+        }
+        let out = self.upload_pack(&repository, advertise, body)?;
+        if advertise {
+            let mut bytes = b"001e# service=git-upload-pack\n0000".to_vec();
+            bytes.extend_from_slice(&out);
+            respond(stream, 200, "Content-Type: application/x-git-upload-pack-advertisement", &bytes)
+        } else {
+            respond(stream, 200, "Content-Type: application/x-git-upload-pack-result", &out)
+        }
+    }
+
+    fn upload_pack(&self, repository: &Path, advertise: bool, body: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", "/nonexistent")
+            .args(["-c", "safe.directory=*"])
+            .args(["-c", &format!("uploadpack.allowAnySHA1InWant={}", self.any_commit.load(Ordering::SeqCst))])
+            .args(["upload-pack", "--stateless-rpc"])
+            .args(advertise.then_some("--advertise-refs"))
+            .arg(repository)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().expect("piped");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // upload-pack may stop reading early; what it says then is the answer.
+                let _ = stdin.write_all(body);
+            });
+            child.wait_with_output().map(|output| output.stdout)
+        })
+    }
+}
+
+fn respond(mut stream: &TcpStream, status: u16, header: &str, body: &[u8]) -> std::io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status} Test\r\nContent-Length: {}\r\n", body.len());
+    if !header.is_empty() {
+        head.push_str(header);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_git_program_can_clone_from_it() {
+        let server = GitServer::start();
+        let repo = server.repo("a/b.git");
+        let commit = repo.commit("main", &[("x/y", Content::File("text")), ("run", Content::Script("#!/bin/sh\n"))]);
+        let into = tempfile::tempdir().expect("scratch");
+        let status = Command::new("git")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", into.path())
+            .args(["clone", "-q", &server.url("a/b.git")])
+            .arg(into.path().join("b"))
+            .status()
+            .expect("git runs");
+        assert!(status.success());
+        assert_eq!(std::fs::read_to_string(into.path().join("b/x/y")).expect("there"), "text");
+        let head = std::fs::read_to_string(into.path().join("b/.git/refs/heads/main")).expect("there");
+        assert_eq!(head.trim(), commit);
+        assert!(server.requests().len() >= 2);
+    }
+}
