@@ -5,6 +5,7 @@ set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=bootstrap
+# shellcheck source=lib.sh
 . "$here/lib.sh"
 
 usage() {
@@ -17,6 +18,7 @@ Usage: bootstrap.sh [--role ROLE] [--provisioner NAME] [--help]
 
 Environment:
   STACKTIRA_ROOT           prefix of every path that is read or written
+  STACKTIRA_WAIT           seconds to wait for the mirror (default: 300)
   STACKTIRA_METADATA_URL   the metadata document (default: the OpenStack metadata service)
 
 Exit status: 0 the node is bootstrapped   1 a step failed   2 usage   69 no metadata, mirror or address
@@ -99,7 +101,7 @@ use_mirror() {
     sources=$root/etc/apt/sources.list.d/stacktira.sources
     [ ! -s "$sources" ] || { apt update; return 0; }
     channel=$(meta mirror_channel stable)
-    retry 300 fetch_channel || die 69 "the mirror does not answer: $mirror/channel/$channel.json"
+    retry "${STACKTIRA_WAIT:-300}" fetch_channel || die 69 "the mirror does not answer: $mirror/channel/$channel.json"
     snapshot=$(json_get "$run_dir/channel.json" snapshot)
     printf '%s' "$snapshot" | grep -Eqx '[0-9a-f]{64}' || die 69 "the channel '$channel' of $mirror names no snapshot"
     probe=$run_dir/probe.sources

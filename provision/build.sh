@@ -6,6 +6,7 @@ set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=build
+# shellcheck source=lib.sh
 . "$here/lib.sh"
 
 config=$config_dir/mirror.yaml

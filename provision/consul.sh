@@ -4,6 +4,7 @@ set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=consul
+# shellcheck source=lib.sh
 . "$here/lib.sh"
 
 role=$(json_get "$root/etc/facter/facts.d/stacktira.json" role)

@@ -6,17 +6,18 @@ set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=converge
+# shellcheck source=lib.sh
 . "$here/lib.sh"
 
 node=$(uname -n | sed 's/\..*//')
-facts=$root/etc/facter/facts.d/stacktira.json
 environment=$here/puppet
 modules=$state_dir/puppet
 record=$state_dir/run.json
 summary=$state_dir/last_run_summary.yaml
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-began=$(date +%s)
-reason=$(printf '%s' "${TS_REASON:-unknown}" | tr -d '"\\' | tr -c '[:print:]' ' ')
+began_exactly=$(date +%s.%N)
+began=${began_exactly%.*}
+reason=$(printf '%s' "${TS_REASON:-unknown}" | tr -d '\042\134' | tr -c '[:print:]' ' ')
 
 # count NAME: of the resources in Puppet's own summary of this run.
 count() { sed -n "/^resources:/,/^[a-z]/s/^  $1: \([0-9]*\)\$/\1/p" "$summary" 2>/dev/null | head -n 1 | grep . || printf 0; }
@@ -37,7 +38,15 @@ snapshot_id() { sed -n 's|^URIs: .*/snap/\([0-9a-f]*\)/.*|\1|p' "$root/etc/apt/s
 fail() {
     log "error: $1 failed with code $2"
     publish failed 1
+    remember 1
     exit 1
+}
+
+# remember CODE: one line of history; the newest thousand are kept.
+remember() {
+    history=$state_dir/runs
+    { tail -n 999 "$history" 2>/dev/null || true; printf '%s %s %ss %s\n' "$began_exactly" "$1" "$(($(date +%s) - began))" "$reason"; } >"$history.new"
+    mv -f "$history.new" "$history"
 }
 
 rm -f "$summary"
@@ -81,5 +90,7 @@ code=0
 puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hiera.yaml" \
     --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \
     --logdest console "$environment/manifests/site.pp" || code=$?
-publish "$(case $code in 0 | 2) echo converged ;; *) echo failed ;; esac)" "$code"
+case $code in 0 | 2) finished=converged ;; *) finished=failed ;; esac
+publish $finished "$code"
+remember "$code"
 exit "$code"

@@ -5,6 +5,7 @@ set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=puppet
+# shellcheck source=lib.sh
 . "$here/lib.sh"
 
 [ -n "$root" ] || command -v puppet >/dev/null 2>&1 || apt install puppet-agent

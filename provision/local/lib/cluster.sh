@@ -88,7 +88,8 @@ cluster_converged() {
 
 # A field of what the node wrote about its last run.
 cluster_last() {
-    sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$state/$1/root/var/lib/stacktira/run.json" 2>/dev/null | head -n 1
+    [ ! -e "$state/$1/root/var/lib/stacktira/run.json" ] ||
+        sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$state/$1/root/var/lib/stacktira/run.json" | head -n 1
 }
 
 cluster_wait() {
@@ -195,9 +196,9 @@ cluster_status() {
         code=$(cluster_last "$node" exit_code)
         at=$(cluster_last "$node" started)
         if [ $json = yes ]; then
+            [ -z "$at" ] || at="\"$at\""
             printf '{"type":"node","v":1,"node":"%s","role":"%s","address":"%s","pid":%s,"state":"%s","exit_code":%s,"started":%s}\n' \
-                "$node" "$(role_of "$node")" "$(address_of "$node")" "$pid" "$current" "${code:-null}" "${at:+\"$at\"}${at:-null}" |
-                sed 's/\("started":"[^"]*"\)[^}]*}/\1}/'
+                "$node" "$(role_of "$node")" "$(address_of "$node")" "$pid" "$current" "${code:-null}" "${at:-null}"
         else
             printf '%-10s %-8s %-16s %-8s %-14s %-5s %s\n' "$node" "$(role_of "$node")" "$(address_of "$node")" "${pid#null}" "$current" "${code:--}" "${at:--}"
         fi

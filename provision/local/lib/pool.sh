@@ -143,7 +143,7 @@ consul_fetch() {
 tools_package() {
     local deb=${STACKTIRA_DEB:-}
     [ -n "$deb" ] || deb=$(find "$repo/target/deb" -name 'stacktira_*.deb' -printf '%T@ %p\n' 2>/dev/null | sort -rn | awk 'NR == 1 { print $2 }')
-    [ -n "$deb" ] && [ -e "$deb" ] || die 1 "the package of the tools is not built; next: make deb"
+    [ -e "$deb" ] || die 1 "the package of the tools is not built; next: make deb"
     printf '%s\n' "$deb"
 }
 
