@@ -1,0 +1,144 @@
+//! Leadership that is held: kept alive, watched, and over before Consul can give it to another.
+//!
+//! Consul ends a session its TTL after the last renewal at the earliest. The lease therefore counts the TTL from
+//! the moment *before* the last successful renewal was sent, on a clock that also runs while the machine
+//! sleeps, and its owner stops COMMAND early enough before that. Whatever happens to Consul, the network or its
+//! leaders, a lease that is not renewed ends by this clock alone.
+//!
+//! One thread renews, another watches the key, so that a leadership taken away by hand ends at once. The watch
+//! believes a loss only after a consistent read; it may end a lease early and never lengthens one.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use consul_client::{Client, Error as ConsulError, Query, next_index};
+
+use crate::clock;
+
+/// Pause after a renewal or a watch that failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A lease; its threads stop when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    shared: Arc<Shared>,
+}
+
+/// What is known of a lease.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    /// When the session may end at the earliest, by [`clock::now`].
+    pub(crate) until: Duration,
+    /// Why it is certainly over.
+    pub(crate) lost: Option<String>,
+    /// Why the last renewal failed.
+    pub(crate) trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    status: Status,
+    stop: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is valid after every statement that changes it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps; returns whether to go on.
+    fn pause(&self, time: Duration) -> bool {
+        let state = self.lock();
+        let (state, _) = self.wake.wait_timeout_while(state, time, |s| !s.stop).unwrap_or_else(PoisonError::into_inner);
+        !state.stop && state.status.lost.is_none()
+    }
+
+    fn lose(&self, why: String) {
+        self.lock().status.lost.get_or_insert(why);
+    }
+}
+
+impl Lease {
+    /// Keeps `session`, renewed with a request sent at `since`, alive from now on.
+    pub(crate) fn start(client: &Client, key: &str, session: &str, ttl: Duration, since: Duration) -> Lease {
+        let status = Status { until: since + ttl, lost: None, trouble: None };
+        let shared = Arc::new(Shared { state: Mutex::new(State { status, stop: false }), wake: Condvar::new() });
+        let lease = Lease { shared: Arc::clone(&shared) };
+        let (renewer, id) = (client.clone(), session.to_owned());
+        let to_renew = Arc::clone(&shared);
+        // The threads are not joined: a request in flight must not delay the end of the process.
+        std::thread::spawn(move || renew(&renewer, &id, ttl, &to_renew));
+        let (watcher, key, id) = (client.clone(), key.to_owned(), session.to_owned());
+        std::thread::spawn(move || watch(&watcher, &key, &id, &shared));
+        lease
+    }
+
+    /// Returns what is known of it.
+    pub(crate) fn status(&self) -> Status {
+        self.shared.lock().status.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+fn renew(client: &Client, session: &str, ttl: Duration, shared: &Shared) {
+    let mut pause = ttl / 5;
+    while shared.pause(pause) {
+        let sent = clock::now();
+        match client.sessions().renew(session) {
+            Ok(_) => {
+                let mut state = shared.lock();
+                state.status.until = sent + ttl;
+                state.status.trouble = None;
+                pause = ttl / 5;
+            }
+            Err(error @ ConsulError::SessionGone { .. }) => shared.lose(error.to_string()),
+            Err(error) => {
+                shared.lock().status.trouble = Some(toolkit::exit::chain(&error));
+                pause = RETRY;
+            }
+        }
+    }
+}
+
+fn watch(client: &Client, key: &str, session: &str, shared: &Shared) {
+    let ours = |query: &Query| {
+        client.kv().get(key, query).map(|answer| {
+            let held = answer.value.as_ref().and_then(|pair| pair.session.as_deref()) == Some(session);
+            (held, answer.meta.index)
+        })
+    };
+    let mut index = 0;
+    let mut pause = Duration::from_millis(10);
+    while shared.pause(pause) {
+        pause = match ours(&Query::blocking(index, Duration::from_secs(10))) {
+            Ok((true, now)) => {
+                index = next_index(index, now);
+                Duration::from_millis(100)
+            }
+            Ok((false, _)) => {
+                if let Ok((false, _)) = ours(&Query::consistent()) {
+                    shared.lose(format!("{key} is no longer held by this session"));
+                }
+                index = 0;
+                RETRY
+            }
+            Err(_) => {
+                index = 0;
+                RETRY
+            }
+        };
+    }
+}
