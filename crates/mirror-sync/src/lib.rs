@@ -1,1 +1,90 @@
-//! Mirror packages and git as signed snapshots
+//! Mirror packages and git repositories as signed, immutable snapshots.
+//!
+//! `sync` brings what the sources have into a content-addressed store, `snapshot` freezes the last complete
+//! state of all of them under one id, `promote` and `rollback` move a channel between snapshots, `serve`
+//! publishes them, and `apply` makes a node follow a channel.
+//!
+//! What always holds:
+//! - A snapshot never changes, and its id is the digest of its manifest: equal content has an equal id and equal
+//!   bytes. Clients are pointed at the URLs of one snapshot, never at a URL whose content moves.
+//! - Nothing appears half: blobs, snapshots and pointers are made aside, synced and renamed, so a process that is
+//!   killed at any instruction leaves the old state or the new one; what it left aside the next writer sweeps.
+//! - Content is verified when it is taken in, signed by the site's key, and verified again by whoever uses it.
+//! - One writer at a time; a second one ends at once with 75. Readers never wait.
+//!
+//! Exit codes: 0 done, 1 no (unknown, different, damaged, refused, forged), 2 usage, 65 bad configuration or manifest,
+//! 69 away, 73 cannot write, 75 busy, 77 denied.
+
+mod apply;
+mod channel;
+pub mod cli;
+mod config;
+mod consul;
+mod deb;
+mod digest;
+mod error;
+mod fetch;
+mod files;
+mod gc;
+mod git;
+mod keygen;
+mod manifest;
+mod names;
+mod parallel;
+mod repository;
+mod serve;
+mod sign;
+mod snapshot;
+mod state;
+mod store;
+mod sync;
+mod verify;
+
+use std::path::Path;
+
+use toolkit::Io;
+use toolkit::exit;
+
+use cli::{Action, Cli, DEFAULT_CONFIG};
+use config::Config;
+use digest::Digest;
+pub use error::{Error, Result};
+
+/// Does what the command line says; returns the exit code.
+///
+/// # Errors
+/// See [`Error`]; each has its exit code.
+pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
+    if let Action::Keygen { out, public, user_id } = &cli.action {
+        keygen::run(out, public, user_id, io)?;
+        return Ok(exit::OK);
+    }
+    let path = cli.config.clone().unwrap_or_else(|| toolkit::dirs::under_root(Path::new(DEFAULT_CONFIG)));
+    let config = Config::load(&path)?;
+    match &cli.action {
+        Action::Keygen { .. } => {}
+        Action::Sync => sync::run(&config, io)?,
+        Action::Snapshot => {
+            let id = snapshot::create(&config, io)?;
+            io.out(format!("{id}\n")).map_err(Error::Output)?;
+        }
+        Action::List { json } => snapshot::list(&config, *json, io)?,
+        Action::Show { id, json } => snapshot::show(&config, &known(id, exit::NO)?, *json, io)?,
+        Action::Diff { old, new, json } => {
+            let (old, new) = (known(old, exit::BAD_INPUT)?, known(new, exit::BAD_INPUT)?);
+            return snapshot::diff(&config, &old, &new, *json, io);
+        }
+        Action::Promote { id, channel } => channel::promote(&config, channel, &known(id, exit::NO)?, io)?,
+        Action::Rollback { channel } => channel::rollback(&config, channel, io)?,
+        Action::Gc => gc::run(&config, io)?,
+        Action::Verify => verify::run(&config, io)?,
+        Action::Serve { listen } => serve::run(&config, *listen, io)?,
+        Action::Apply { print } => apply::run(&config, *print, io)?,
+    }
+    Ok(exit::OK)
+}
+
+/// Text that is no id names no snapshot.
+fn known(id: &str, code: u8) -> Result<Digest> {
+    id.parse().map_err(|_| Error::NoSnapshot { id: toolkit::exit::one_line(id), code })
+}

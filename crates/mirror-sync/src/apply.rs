@@ -1,0 +1,189 @@
+//! `apply`: points a node's apt at the snapshot that its channel names.
+//!
+//! Everything is proven before anything is touched: the pointer is resolved, the manifest has the
+//! snapshot's digest and the site's signature, each suite's `InRelease` carries that signature too, and apt has
+//! fetched the new lists with a candidate file outside its own directories. Only then the sources file is
+//! replaced, in one step. Until that instant the old sources stay as they were, so there is nothing to restore.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use toolkit::Io;
+use toolkit::dirs::under_root;
+use toolkit::lock::FileLock;
+use toolkit::process::Group;
+
+use crate::channel::Pointer;
+use crate::config::{Config, Format, Node};
+use crate::consul::Pointers;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::fetch::Fetcher;
+use crate::files;
+use crate::manifest::{Manifest, Source};
+use crate::repository;
+use crate::sign::Keyring;
+
+/// The file that is written.
+const SOURCES: &str = "/etc/apt/sources.list.d/stacktira.sources";
+/// Where candidates are tried.
+const STATE: &str = "/var/lib/stacktira/apply";
+/// Longest run of `apt-get update`.
+const UPDATE: Duration = Duration::from_secs(600);
+
+/// Applies the channel's snapshot, or prints what would be written.
+///
+/// # Errors
+/// [`Error::Forged`]; [`Error::Unavailable`]; [`Error::Consul`]; [`Error::Write`].
+pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
+    let node = config.node()?;
+    let keyring = Keyring::load(&readable(&node.keyring))?;
+    let fetcher = Fetcher::new(&config.limits);
+    let mirror = node.mirror.trim_end_matches('/');
+    let id = resolve(config, node, &fetcher)?;
+    let base = format!("{mirror}/snap/{id}");
+    let manifest = manifest(&fetcher, &keyring, &base, &id)?;
+    let text = sources(&fetcher, &keyring, node, &base, &id, &manifest)?;
+    if print {
+        return io.out(text).map_err(Error::Output);
+    }
+    let state = under_root(Path::new(STATE));
+    files::make_dir(&state)?;
+    let lock = state.join("lock");
+    let _lock = FileLock::exclusive_until(&lock, Instant::now() + UPDATE)
+        .map_err(|error| Error::Write { path: error.path, source: error.source })?
+        .ok_or(Error::Busy { path: lock, what: "apply" })?;
+    let path = under_root(Path::new(SOURCES));
+    if std::fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+        io.note(format_args!("snapshot {id} is in place"));
+        return Ok(());
+    }
+    if node.update {
+        let candidate = state.join("stacktira.sources");
+        toolkit::atomic::write(&candidate, text.as_bytes(), 0o644).map_err(Error::write(&candidate))?;
+        update(&candidate)?;
+    }
+    if let Some(parent) = path.parent() {
+        files::make_dir(parent)?;
+    }
+    toolkit::atomic::write(&path, text.as_bytes(), 0o644).map_err(Error::write(&path))?;
+    io.note(format_args!("{} now points at snapshot {id}", path.display()));
+    Ok(())
+}
+
+/// A path of the node: below `STACKTIRA_ROOT` where it is there, else as it stands.
+fn readable(path: &Path) -> PathBuf {
+    let rooted = under_root(path);
+    if rooted.exists() { rooted } else { path.to_owned() }
+}
+
+/// Consul's pointer, and the mirror's own file when there is no Consul or no key in it yet (first boot).
+fn resolve(config: &Config, node: &Node, fetcher: &Fetcher) -> Result<Digest> {
+    if let Some(consul) = &config.consul
+        && let Some(id) = Pointers::new(consul)?.read(&node.channel)?.id
+    {
+        return Ok(id);
+    }
+    let url = format!("{}/channel/{}.json", node.mirror.trim_end_matches('/'), node.channel);
+    let bytes = fetcher.get(&url, 64 << 10)?;
+    let pointer: Pointer = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::forged(&url, format!("not a channel pointer: {error}")))?;
+    if pointer.v != 1 || pointer.channel != node.channel {
+        return Err(Error::forged(&url, format!("a pointer of channel {:?}, not {}", pointer.channel, node.channel)));
+    }
+    Ok(pointer.snapshot)
+}
+
+fn manifest(fetcher: &Fetcher, keyring: &Keyring, base: &str, id: &Digest) -> Result<Manifest> {
+    let url = format!("{base}/manifest.json");
+    let bytes = fetcher.get(&url, 512 << 20)?;
+    if Digest::of(&bytes) != *id {
+        return Err(Error::forged(&url, "its digest is not the snapshot's id"));
+    }
+    let signature = fetcher.get(&format!("{url}.sig"), 64 << 10)?;
+    keyring.verify_detached(&bytes, &signature).map_err(|message| Error::forged(format!("{url}.sig"), message))?;
+    Manifest::decode(&bytes, Path::new(&url))
+}
+
+fn sources(
+    fetcher: &Fetcher,
+    keyring: &Keyring,
+    node: &Node,
+    base: &str,
+    id: &Digest,
+    manifest: &Manifest,
+) -> Result<String> {
+    let mut text = format!("# Written by mirror-sync apply: channel {}, snapshot {id}\n", node.channel);
+    for source in &manifest.sources {
+        let Source::Deb(deb) = source else { continue };
+        if !node.formats.contains(&Format::Deb) {
+            continue;
+        }
+        let repository = format!("{base}/deb/{}", deb.name);
+        for suite in &deb.suites {
+            let url = format!("{repository}/dists/{suite}/InRelease");
+            let message = fetcher.get(&url, 64 << 20)?;
+            let release = keyring.verify_cleartext(&message).map_err(|why| Error::forged(&url, why))?;
+            // The signed index files are those that the signed manifest names.
+            let known = |path: &str, digest: &Digest| {
+                let path = format!("dists/{suite}/{path}");
+                deb.files.iter().any(|file| file.path == path && file.sha256 == *digest)
+            };
+            if !repository::listed(&release).iter().all(|(path, digest)| known(path, digest)) {
+                return Err(Error::forged(&url, "lists index files that the manifest does not"));
+            }
+        }
+        let _ = write!(
+            text,
+            "\nTypes: deb\nURIs: {repository}\nSuites: {}\nComponents: {}\nArchitectures: {}\nSigned-By: {}\n",
+            deb.suites.join(" "),
+            deb.components.join(" "),
+            deb.architectures.join(" "),
+            node.keyring.display(),
+        );
+    }
+    Ok(text)
+}
+
+/// Lets apt fetch the lists of the candidate alone; the lists of other sources stay.
+fn update(candidate: &Path) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.env_clear().env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    for name in ["APT_CONFIG", "http_proxy", "https_proxy", "no_proxy"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.args(["-q", "update", "--error-on=any", "-o", "APT::Get::List-Cleanup=false"]);
+    if let (Some(root), None) = (std::env::var_os("STACKTIRA_ROOT"), std::env::var_os("APT_CONFIG"))
+        && !root.is_empty()
+    {
+        command.arg("-o").arg(format!("Dir={}", root.to_string_lossy()));
+    }
+    command.arg("-o").arg(format!("Dir::Etc::SourceList={}", candidate.display()));
+    command.args(["-o", "Dir::Etc::SourceParts=/dev/null"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let away = |message: String| Error::unavailable("apt-get update", message);
+    let mut group = Group::spawn(&mut command).map_err(|error| away(format!("cannot run: {error}")))?;
+    let pipe = group.child().stderr.take().expect("stderr is piped");
+    let reader = std::thread::spawn(move || files::read_to_limit(pipe, 1 << 20).unwrap_or_default());
+    let status = match group.wait_until(Instant::now() + UPDATE).map_err(|error| away(error.to_string()))? {
+        Some(status) => status,
+        None => {
+            group.terminate(Duration::from_secs(5)).map_err(|error| away(error.to_string()))?;
+            return Err(away(format!("not done after {}", toolkit::duration::format(UPDATE))));
+        }
+    };
+    // Whatever still holds the pipe is ended, so that the reader ends.
+    group.signal(nix::sys::signal::Signal::SIGKILL);
+    let errors = reader.join().expect("the reader does not panic");
+    if status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&errors);
+    let words: Vec<&str> = errors.lines().filter(|line| line.starts_with("E:")).take(3).collect();
+    Err(away(if words.is_empty() { status.to_string() } else { words.join("; ") }))
+}

@@ -1,0 +1,427 @@
+//! The configuration file: what users write, checked completely before anything is done.
+//!
+//! A key that this version does not know is refused, never ignored: `serde` denies unknown fields, so a
+//! setting that a later version understands cannot silently be without effect here. Commands ask for the
+//! parts they need (`root`, `signing_key`, `node`), because a node's file has no mirror and a mirror's no node.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::error::{Error, Result};
+use crate::names;
+
+/// Largest configuration file that is read.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// The file as a whole.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    #[serde(skip)]
+    path: PathBuf,
+    root: Option<PathBuf>,
+    url: Option<String>,
+    signing_key: Option<PathBuf>,
+    /// Channels that can be promoted to.
+    #[serde(default)]
+    pub(crate) channels: Vec<String>,
+    /// Files or repositories handled at the same time.
+    #[serde(default = "four")]
+    pub(crate) jobs: usize,
+    /// Newest snapshots that `gc` keeps besides those a channel points at.
+    #[serde(default = "three")]
+    pub(crate) keep: usize,
+    /// `gc` spares what is younger.
+    #[serde(default = "day", deserialize_with = "duration")]
+    pub(crate) grace: Duration,
+    /// Time limits and retries of network access.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// Where channel pointers live besides the static files.
+    pub(crate) consul: Option<Consul>,
+    /// What is mirrored.
+    #[serde(default)]
+    pub(crate) sources: Vec<Source>,
+    node: Option<Node>,
+}
+
+/// `limits:`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Longest time without a byte.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) stall: Duration,
+    /// Longest time of one request or fetch.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) total: Duration,
+    /// Further attempts after the first.
+    pub(crate) retries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(30), total: Duration::from_secs(600), retries: 3 }
+    }
+}
+
+/// `consul:`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Consul {
+    /// Address of the agent; `CONSUL_HTTP_ADDR` wins.
+    pub(crate) address: Option<String>,
+    /// Keys are `PREFIX/channel/NAME`.
+    #[serde(default = "consul_prefix")]
+    pub(crate) prefix: String,
+}
+
+/// One entry of `sources:`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Source {
+    /// A directory of Debian packages.
+    Deb(DebSource),
+    /// The repositories of a cloner manifest.
+    Git(GitSource),
+}
+
+impl Source {
+    /// Returns the source's name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Deb(deb) => &deb.name,
+            Self::Git(git) => &git.name,
+        }
+    }
+}
+
+/// A directory of `.deb` files; the repository's metadata is generated.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DebSource {
+    /// Name, part of the published path.
+    pub(crate) name: String,
+    /// Directory that holds the packages.
+    pub(crate) dir: PathBuf,
+    /// Suites that are published, all with the same packages.
+    pub(crate) suites: Vec<String>,
+    /// Components. A package whose section is `COMPONENT/…` goes there, any other into the first.
+    pub(crate) components: Vec<String>,
+    /// Architectures; packages of others are left out.
+    pub(crate) architectures: Vec<String>,
+}
+
+/// The repositories that a cloner manifest names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GitSource {
+    /// Name.
+    pub(crate) name: String,
+    /// The manifest; a relative path is relative to the configuration file.
+    pub(crate) manifest: PathBuf,
+    /// Base to fetch `BASE/<host>/<path>.git` from instead of the canonical hosts: a URL or a directory.
+    pub(crate) mirror: Option<String>,
+}
+
+/// `node:`, what `apply` needs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    /// URL of the mirror.
+    pub(crate) mirror: String,
+    /// Channel that this node follows.
+    pub(crate) channel: String,
+    /// Public keys of the site.
+    pub(crate) keyring: PathBuf,
+    /// Package formats that are configured.
+    #[serde(default = "deb_only")]
+    pub(crate) formats: Vec<Format>,
+    /// Whether the package lists are fetched before the new sources are put in place.
+    #[serde(default = "yes")]
+    pub(crate) update: bool,
+}
+
+/// A package format that `apply` can configure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// apt.
+    Deb,
+}
+
+fn four() -> usize {
+    4
+}
+fn three() -> usize {
+    3
+}
+fn day() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+fn yes() -> bool {
+    true
+}
+fn deb_only() -> Vec<Format> {
+    vec![Format::Deb]
+}
+fn consul_prefix() -> String {
+    "stacktira/mirror".into()
+}
+
+/// Parses inside the visitor, because `serde_yaml` adds the key and the position to errors from there.
+fn duration<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Duration, D::Error> {
+    struct Text;
+    impl serde::de::Visitor<'_> for Text {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a duration such as 500ms, 30s or 24h")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Duration, E> {
+            toolkit::duration::parse(text).map_err(E::custom)
+        }
+    }
+    from.deserialize_str(Text)
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key and position at fault.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let bytes = crate::files::read_bounded(path, MAX_CONFIG).map_err(|error| Error::Config {
+            path: path.to_owned(),
+            message: format!("cannot read the configuration: {error}"),
+            hint: Some("pass --config FILE".into()),
+        })?;
+        let mut config: Self =
+            serde_yaml::from_slice(&bytes).map_err(|error| Error::config(path, error.to_string()))?;
+        path.clone_into(&mut config.path);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Returns the file this came from.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns `root:`.
+    ///
+    /// # Errors
+    /// The key is missing.
+    pub(crate) fn root(&self) -> Result<&Path> {
+        self.root.as_deref().ok_or_else(|| self.missing("root"))
+    }
+
+    /// Returns `url:` without a trailing slash.
+    ///
+    /// # Errors
+    /// The key is missing.
+    pub(crate) fn url(&self) -> Result<&str> {
+        self.url.as_deref().map(|url| url.trim_end_matches('/')).ok_or_else(|| self.missing("url"))
+    }
+
+    /// Returns `signing_key:`.
+    ///
+    /// # Errors
+    /// The key is missing.
+    pub(crate) fn signing_key(&self) -> Result<&Path> {
+        self.signing_key.as_deref().ok_or_else(|| self.missing("signing_key"))
+    }
+
+    /// Returns `node:`.
+    ///
+    /// # Errors
+    /// The key is missing.
+    pub(crate) fn node(&self) -> Result<&Node> {
+        self.node.as_ref().ok_or_else(|| self.missing("node"))
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::config(&self.path, format!("{key}: missing, and this command needs it"))
+    }
+
+    fn bad(&self, key: &str, message: impl AsRef<str>) -> Error {
+        Error::config(&self.path, format!("{key}: {}", message.as_ref()))
+    }
+
+    fn check(&mut self) -> Result<()> {
+        for (key, path) in [("root", &self.root), ("signing_key", &self.signing_key)] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                return Err(self.bad(key, "must be an absolute path"));
+            }
+        }
+        if let Some(url) = &self.url {
+            check_http(url).map_err(|message| self.bad("url", message))?;
+        }
+        if self.jobs == 0 || self.jobs > 64 {
+            return Err(self.bad("jobs", "must be 1 to 64"));
+        }
+        let mut seen = BTreeSet::new();
+        for channel in &self.channels {
+            names::check(channel).map_err(|why| self.bad("channels", format!("{channel:?} {why}")))?;
+            if !seen.insert(channel) {
+                return Err(self.bad("channels", format!("{channel} is there twice")));
+            }
+        }
+        if let Some(consul) = &self.consul {
+            let fine = !consul.prefix.is_empty() && consul.prefix.split('/').all(|part| names::check(part).is_ok());
+            if !fine {
+                return Err(self.bad("consul.prefix", "must be names with single slashes between them"));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (index, source) in self.sources.iter().enumerate() {
+            let name = source.name();
+            let key = format!("sources[{index}]");
+            names::check(name).map_err(|why| self.bad(&format!("{key}.name"), format!("{name:?} {why}")))?;
+            if !seen.insert(name) {
+                return Err(self.bad(&format!("{key}.name"), format!("{name} is there twice")));
+            }
+            match source {
+                Source::Deb(deb) => self.check_deb(&key, deb)?,
+                Source::Git(git) => {
+                    if git.mirror.as_deref().is_some_and(|mirror| mirror.is_empty() || mirror.starts_with('-')) {
+                        return Err(self.bad(&format!("{key}.mirror"), "must be a URL or an absolute directory"));
+                    }
+                }
+            }
+        }
+        if let Some(node) = &self.node {
+            check_http(&node.mirror).map_err(|message| self.bad("node.mirror", message))?;
+            names::check(&node.channel).map_err(|why| self.bad("node.channel", why))?;
+            if !node.keyring.is_absolute() || node.keyring.to_str().is_none_or(has_space) {
+                return Err(self.bad("node.keyring", "must be an absolute path without spaces"));
+            }
+            if node.formats.is_empty() {
+                return Err(self.bad("node.formats", "must name a format"));
+            }
+        }
+        // Relative paths are the configuration file's, wherever the command runs.
+        let base = self.path.parent().map(Path::to_owned).unwrap_or_default();
+        for source in &mut self.sources {
+            if let Source::Git(git) = source {
+                git.manifest = base.join(&git.manifest);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_deb(&self, key: &str, deb: &DebSource) -> Result<()> {
+        if !deb.dir.is_absolute() {
+            return Err(self.bad(&format!("{key}.dir"), "must be an absolute path"));
+        }
+        for (list, values) in
+            [("suites", &deb.suites), ("components", &deb.components), ("architectures", &deb.architectures)]
+        {
+            let key = format!("{key}.{list}");
+            let mut seen = BTreeSet::new();
+            if values.is_empty() {
+                return Err(self.bad(&key, "must name at least one"));
+            }
+            for value in values {
+                names::check(value).map_err(|why| self.bad(&key, format!("{value:?} {why}")))?;
+                if !seen.insert(value) {
+                    return Err(self.bad(&key, format!("{value} is there twice")));
+                }
+            }
+        }
+        if deb.architectures.iter().any(|arch| arch == "all" || arch == "source") {
+            return Err(self.bad(
+                &format!("{key}.architectures"),
+                "must be those of machines (packages for all of them are always taken)",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn has_space(text: &str) -> bool {
+    text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+fn check_http(url: &str) -> std::result::Result<(), &'static str> {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))
+        .ok_or("must start with http:// or https://")?;
+    let host = rest.split('/').next().unwrap_or_default();
+    if host.is_empty() || has_space(url) {
+        return Err("is not a URL");
+    }
+    if host.contains('@') {
+        return Err("must not hold a user or password");
+    }
+    if url.contains(['?', '#', '"', '\'', '[', ']']) && !host.starts_with('[') {
+        return Err("must be a plain base URL");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let path = dir.path().join("mirror.yaml");
+        std::fs::write(&path, text).expect("writable");
+        Config::load(&path)
+    }
+
+    fn message(text: &str) -> String {
+        load(text).expect_err("refused").to_string()
+    }
+
+    const DEB: &str = "suites: [bookworm], components: [main], architectures: [amd64]";
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let config = load(&format!(
+            "root: /m\nurl: http://build1:8080/\nsigning_key: /k\nchannels: [edge, stable]\ngrace: 0s\n\
+             limits: {{stall: 2s}}\nconsul: {{address: 'http://127.0.0.1:8500'}}\n\
+             sources:\n- {{name: debian, type: deb, dir: /d, {DEB}}}\n\
+             - {{name: modules, type: git, manifest: repos.yaml, mirror: /srv/git}}\n\
+             node: {{mirror: 'http://build1:8080', channel: stable, keyring: /etc/stacktira/site.gpg}}\n"
+        ))
+        .expect("accepted");
+        assert_eq!(config.url().expect("there"), "http://build1:8080");
+        assert_eq!(config.grace, Duration::ZERO);
+        assert_eq!(config.limits.stall, Duration::from_secs(2));
+        assert_eq!(config.limits.retries, 3);
+        assert_eq!(config.consul.expect("there").prefix, "stacktira/mirror");
+        let Source::Git(git) = &config.sources[1] else { panic!("second is git") };
+        assert!(git.manifest.is_absolute());
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_its_name() {
+        assert!(message("rooot: /m").contains("rooot"));
+        assert!(message("limits: {connect: 1s}").contains("connect"));
+        let rpm = message("sources: [{name: a, type: rpm, url: x}]");
+        assert!(rpm.contains("rpm") && rpm.contains("sources"), "{rpm}");
+        let upstream = message(&format!("sources: [{{name: a, type: deb, url: 'http://x', {DEB}}}]"));
+        assert!(upstream.contains("url"), "{upstream}");
+        assert!(message("node: {mirror: 'http://m', channel: s, keyring: /k, formats: [rpm]}").contains("rpm"));
+    }
+
+    #[test]
+    fn names_that_could_leave_their_directory_are_refused() {
+        for name in ["..", "a/b", "", ".hidden", "a b", "-x"] {
+            let text = format!("sources: [{{name: '{name}', type: deb, dir: /d, {DEB}}}]");
+            assert!(message(&text).contains("sources[0].name"), "{name}");
+        }
+        assert!(message(&format!("sources: [{{name: a, type: deb, dir: d, {DEB}}}]")).contains("sources[0].dir"));
+        assert!(message("url: ftp://x").contains("url"));
+        assert!(message("url: 'http://user:secret@x'").contains("url"));
+        assert!(!message("url: 'http://user:secret@x'").contains("secret"));
+        assert!(message("grace: soon").contains("grace"));
+    }
+}

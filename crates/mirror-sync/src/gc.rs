@@ -1,0 +1,157 @@
+//! `gc`: removes snapshots, blobs and pins that nothing retained needs.
+//!
+//! Retained are the snapshots that channels point at, the newest `keep`, and whatever is younger than `grace`.
+//! A snapshot is first renamed out of `pub`, then removed, so clients never see half of one. It needs no
+//! free space: it only removes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use toolkit::Io;
+
+use crate::channel;
+use crate::config::{Config, Source as Configured};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::git::Git;
+use crate::manifest::{Manifest, Source};
+use crate::snapshot;
+use crate::state::State;
+use crate::store::Store;
+
+/// Removes what is not needed.
+///
+/// # Errors
+/// [`Error::Busy`]; [`Error::Damaged`] when a retained manifest cannot be read: then nothing is removed.
+pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
+    let (store, _writer) = Store::writer(config.root()?)?;
+    let _channels = store.channel_lock()?;
+    let mut pointed = BTreeSet::new();
+    for name in files::names_in(&store.path("pub/channel"))? {
+        if let Some(pointer) = name.strip_suffix(".json").map(|name| channel::read(&store, name)).transpose()? {
+            pointed.extend(pointer.map(|pointer| pointer.snapshot));
+        }
+    }
+    let now = files::now();
+    let (mut retained, mut dropped) = (BTreeSet::new(), Vec::new());
+    for (rank, (id, info)) in snapshot::all(&store)?.into_iter().enumerate() {
+        let young = now.saturating_sub(info.created) < config.grace.as_secs();
+        if rank < config.keep || young || pointed.contains(&id) {
+            retained.insert(id);
+        } else {
+            dropped.push(id);
+        }
+    }
+    // Everything that is needed is known before anything is removed.
+    let (mut blobs, mut repos) = (BTreeSet::new(), BTreeSet::new());
+    for id in &retained {
+        mark(&Manifest::load(&store, id)?, &mut blobs, &mut repos);
+    }
+    for source in &config.sources {
+        match (State::load(&store, source)?, source) {
+            (Some(State::Deb(state)), _) => blobs.extend(state.packages.into_iter().map(|found| found.sha256)),
+            (Some(State::Git(state)), _) => repos.extend(state.repos.into_iter().map(|repo| repo.path)),
+            (None, Configured::Deb(_) | Configured::Git(_)) => {}
+        }
+    }
+    for id in &dropped {
+        let work = store.temporary("dropped");
+        let published = store.path(format!("pub/snap/{id}"));
+        fs::rename(&published, &work).map_err(Error::write(&published))?;
+        files::remove(&store.path(format!("snapshots/{id}")))?;
+        files::remove(&work)?;
+    }
+    for name in files::names_in(&store.path("snapshots"))? {
+        // Of a snapshot that was never finished, or whose removal was interrupted.
+        if !store.path("pub/snap").join(&name).exists() {
+            files::remove(&store.path("snapshots").join(name))?;
+        }
+    }
+    let freed = sweep_blobs(&store, &blobs, config.grace)?;
+    sweep_repositories(&store, config, &retained, &repos)?;
+    io.note(format_args!("{} snapshots removed, {} kept, {freed} blobs removed", dropped.len(), retained.len()));
+    Ok(())
+}
+
+fn mark(manifest: &Manifest, blobs: &mut BTreeSet<Digest>, repos: &mut BTreeSet<String>) {
+    for source in &manifest.sources {
+        match source {
+            Source::Deb(deb) => {
+                blobs.extend(deb.packages.iter().map(|package| package.sha256.clone()));
+                blobs.extend(deb.files.iter().map(|file| file.sha256.clone()));
+            }
+            Source::Git(git) => repos.extend(git.repos.iter().map(|repo| repo.path.clone())),
+        }
+    }
+}
+
+fn is_old(path: &Path, grace: Duration) -> Result<bool> {
+    let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).map_err(Error::read(path))?;
+    Ok(SystemTime::now().duration_since(modified).unwrap_or_default() >= grace)
+}
+
+fn sweep_blobs(store: &Store, needed: &BTreeSet<Digest>, grace: Duration) -> Result<usize> {
+    let mut freed = 0;
+    let base = store.path("cas/sha256");
+    for part in files::names_in(&base)? {
+        let directory = base.join(part);
+        for name in files::names_in(&directory)? {
+            let path = directory.join(&name);
+            let needed = name.parse::<Digest>().is_ok_and(|digest| needed.contains(&digest));
+            if !needed && is_old(&path, grace)? {
+                files::remove(&path)?;
+                freed += 1;
+            }
+        }
+    }
+    Ok(freed)
+}
+
+fn sweep_repositories(
+    store: &Store,
+    config: &Config,
+    retained: &BTreeSet<Digest>,
+    needed: &BTreeSet<String>,
+) -> Result<()> {
+    let git = Git::new(store, &config.limits);
+    for path in repositories(store)? {
+        let directory = git.directory(&path);
+        if needed.contains(&path) {
+            git.unpin(&path, |id| id.parse::<Digest>().is_ok_and(|id| retained.contains(&id)))?;
+        } else if is_old(&directory, config.grace)? {
+            let work = store.temporary("dropped");
+            fs::rename(&directory, &work).map_err(Error::write(&directory))?;
+            files::remove(&work)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the repositories that are kept, as `HOST…/PATH.git`.
+///
+/// # Errors
+/// [`Error::Read`].
+pub(crate) fn repositories(store: &Store) -> Result<Vec<String>> {
+    fn walk(directory: &Path, base: &Path, depth: usize, found: &mut Vec<String>) -> Result<()> {
+        for name in files::names_in(directory)? {
+            let path: PathBuf = directory.join(&name);
+            if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                continue;
+            }
+            if name.ends_with(".git") {
+                let relative = path.strip_prefix(base).expect("walked from the base");
+                found.push(relative.to_string_lossy().into_owned());
+            } else if depth > 0 {
+                walk(&path, base, depth - 1, found)?;
+            }
+        }
+        Ok(())
+    }
+    let base = store.path("git");
+    let mut found = Vec::new();
+    walk(&base, &base, 30, &mut found)?;
+    Ok(found)
+}

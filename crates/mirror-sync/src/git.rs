@@ -1,0 +1,499 @@
+//! Bare mirrors of git repositories, kept by the `git` program.
+//!
+//! git itself is used, not a library: it is what clients of a mirror compare it with, it speaks every
+//! transport, and it can be ended by a deadline. It runs with a closed environment and a closed list of
+//! arguments: no user or system configuration, no prompt, no pager, only the protocol that the
+//! source's URL has, and credentials in the environment, never in an argument.
+//!
+//! A new repository is fetched in `ROOT/tmp` and renamed; an existing one is updated by one atomic ref
+//! transaction. Objects are never pruned while something may still point at them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use cloner::source::{HttpUrl, Mirror, Source};
+use toolkit::process::Group;
+use toolkit::redact::Secret;
+
+use crate::config::Limits;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::manifest::Repo;
+use crate::store::Store;
+
+/// Largest output of one git command that is read.
+const MAX_OUTPUT: u64 = 64 << 20;
+/// Commands that do not touch the network end by then.
+const LOCAL: Duration = Duration::from_secs(120);
+
+/// Configuration that every git child reads; `ROOT/gitconfig`.
+pub(crate) const CONFIG: &str = "\
+[safe]
+\tdirectory = *
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+[protocol]
+\tversion = 2
+[http]
+\tfollowRedirects = initial
+[advice]
+\tdetachedHead = false
+";
+
+/// Where a repository is fetched from and where it is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    /// `HOST…/PATH.git`.
+    pub(crate) path: String,
+    url: String,
+    protocol: &'static str,
+    authorization: Option<(String, Secret)>,
+}
+
+impl Upstream {
+    /// Finds out where a manifest's `source` is kept and fetched from; `mirror` replaces the canonical host.
+    /// Relative paths are below `base`. A local directory is kept under the host `localhost`.
+    ///
+    /// # Errors
+    /// Why the source cannot be mirrored.
+    pub(crate) fn new(source: &str, mirror: Option<&str>, base: &Path) -> std::result::Result<Self, String> {
+        let parsed = Source::parse(source, base)?;
+        let path = match (parsed.mirror_path()?, &parsed) {
+            (Some(path), _) => path,
+            (None, Source::Local(directory)) => {
+                let text = directory.to_str().ok_or("the path is not UTF-8")?.trim_matches('/');
+                format!("localhost/{}.git", text.strip_suffix(".git").unwrap_or(text))
+            }
+            (None, _) => return Err("the source has no place in a mirror".into()),
+        };
+        check_path(&path)?;
+        let from = match mirror {
+            None => parsed,
+            Some(mirror) => match Mirror::parse(mirror).map_err(|why| format!("mirror: {why}"))? {
+                Mirror::Local(directory) => Source::Local(directory.join(&path)),
+                Mirror::Http(url) => {
+                    Source::Http(HttpUrl { path: format!("{}/{path}", url.path.trim_end_matches('/')), ..url })
+                }
+            },
+        };
+        Ok(match from {
+            Source::Local(directory) => {
+                let url = directory.to_str().ok_or("the path is not UTF-8")?.to_owned();
+                Self { path, url, protocol: "file", authorization: None }
+            }
+            Source::Http(url) => {
+                let protocol = if url.tls { "https" } else { "http" };
+                let authorization = url.login.as_ref().map(|(user, password)| {
+                    let login = format!("{user}:{}", password.expose());
+                    let login = base64::engine::general_purpose::STANDARD.encode(login);
+                    (format!("{protocol}://{}/", url.authority), Secret::new(format!("Authorization: Basic {login}")))
+                });
+                Self { path, url: url.base(), protocol, authorization }
+            }
+            Source::Other(_) if has_password(source) => {
+                return Err("a password in an ssh or git address cannot be used".into());
+            }
+            Source::Other(other) => Self { path, url: source.to_owned(), protocol: other.scheme, authorization: None },
+        })
+    }
+}
+
+fn has_password(source: &str) -> bool {
+    let authority = source.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// Checks `HOST…/PATH.git`: plain components, only the last one ends with `.git`.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn check_path(path: &str) -> std::result::Result<(), String> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let (last, parents) = parts.split_last().expect("split gives at least one part");
+    let plain = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && part.chars().all(|c| !c.is_control() && !c.is_whitespace() && !"%?#\\*:[]\"'<>|".contains(c))
+    };
+    if parents.is_empty() || path.len() > 500 || !parts.iter().all(plain) {
+        return Err(format!("bad repository path {path:?}"));
+    }
+    if parents.iter().any(|part| part.ends_with(".git")) || !last.ends_with(".git") || last.len() == 4 {
+        return Err(format!("bad repository path {path:?}"));
+    }
+    Ok(())
+}
+
+/// The refs of a repository.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Refs {
+    head: Option<String>,
+    refs: BTreeMap<String, String>,
+}
+
+/// Runs git in one mirror.
+#[derive(Debug)]
+pub(crate) struct Git<'a> {
+    store: &'a Store,
+    limits: &'a Limits,
+}
+
+impl<'a> Git<'a> {
+    /// Prepares to run git for a mirror.
+    pub(crate) fn new(store: &'a Store, limits: &'a Limits) -> Self {
+        Self { store, limits }
+    }
+
+    /// Returns where a repository is kept.
+    pub(crate) fn directory(&self, path: &str) -> PathBuf {
+        self.store.path("git").join(path)
+    }
+
+    /// Brings one repository to what its upstream has; returns it and whether anything changed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; [`Error::Write`].
+    pub(crate) fn sync(&self, upstream: &Upstream) -> Result<(Repo, bool)> {
+        let directory = self.directory(&upstream.path);
+        let remote = self.with_retries(upstream, || self.remote(upstream))?;
+        let present = directory.is_dir();
+        if present {
+            let local = self.local(&directory)?;
+            if local == remote {
+                return Ok((repo(upstream, local), false));
+            }
+        }
+        let work = if present { directory.clone() } else { self.store.temporary("git") };
+        if !present {
+            let branch = remote.head.as_deref().and_then(|head| head.strip_prefix("refs/heads/")).unwrap_or("main");
+            let mut init = self.command(None, None);
+            init.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--initial-branch={branch}"));
+            init.arg("--").arg(&work);
+            self.local_run(init, None, &upstream.path)?;
+        }
+        self.with_retries(upstream, || self.fetch(upstream, &work))?;
+        if let Some(head) = &remote.head {
+            let mut set = self.command(Some(&work), None);
+            set.args(["symbolic-ref", "HEAD", head]);
+            self.local_run(set, None, &upstream.path)?;
+        }
+        let local = self.local(&work)?;
+        if !present {
+            let parent = directory.parent().expect("a repository has a parent");
+            files::make_dir(parent)?;
+            fs::rename(&work, &directory).map_err(Error::write(&directory))?;
+            toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))?;
+        }
+        Ok((repo(upstream, local), true))
+    }
+
+    /// Makes `refs/stacktira/snap/ID/…` point at what a snapshot holds, in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when an object is missing.
+    pub(crate) fn pin(&self, repo: &Repo, id: &Digest) -> Result<()> {
+        if repo.refs.is_empty() {
+            return Ok(());
+        }
+        let mut script = String::from("start\n");
+        for (name, target) in &repo.refs {
+            let short = name.strip_prefix("refs/").unwrap_or(name);
+            script.push_str(&format!("update refs/stacktira/snap/{id}/{short} {target}\n"));
+        }
+        script.push_str("prepare\ncommit\n");
+        let mut update = self.command(Some(&self.directory(&repo.path)), None);
+        update.args(["update-ref", "--stdin"]);
+        self.local_run(update, Some(script.into_bytes()), &repo.path).map(|_| ())
+    }
+
+    /// Returns which of a snapshot's pins are missing or point elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`].
+    pub(crate) fn unpinned(&self, repo: &Repo, id: &Digest) -> Result<Vec<String>> {
+        let directory = self.directory(&repo.path);
+        let prefix = format!("refs/stacktira/snap/{id}/");
+        let pins = if directory.is_dir() { self.refs(&directory, &[&prefix])? } else { BTreeMap::new() };
+        let missing = |name: &str, target: &String| {
+            let short = name.strip_prefix("refs/").unwrap_or(name);
+            pins.get(&format!("{prefix}{short}")) != Some(target)
+        };
+        Ok(repo.refs.iter().filter(|(name, target)| missing(name, target)).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// Checks that everything that any ref reaches is there.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] with git's words.
+    pub(crate) fn check(&self, path: &str) -> Result<()> {
+        let mut fsck = self.command(Some(&self.directory(path)), None);
+        fsck.args(["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]);
+        self.run(fsck, None, self.limits.total).map(|_| ()).map_err(|message| Error::rejected(path, message))
+    }
+
+    /// Removes the pins of snapshots that `keep` does not name.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`].
+    pub(crate) fn unpin(&self, path: &str, keep: impl Fn(&str) -> bool) -> Result<usize> {
+        let directory = self.directory(path);
+        let pins = self.refs(&directory, &["refs/stacktira/snap/"])?;
+        let stale: Vec<&String> = pins
+            .keys()
+            .filter(|name| {
+                let id = name.strip_prefix("refs/stacktira/snap/").and_then(|rest| rest.split('/').next());
+                !id.is_some_and(&keep)
+            })
+            .collect();
+        if stale.is_empty() {
+            return Ok(0);
+        }
+        let script: String = stale.iter().map(|name| format!("delete {name}\n")).collect();
+        let mut update = self.command(Some(&directory), None);
+        update.args(["update-ref", "--stdin"]);
+        self.local_run(update, Some(script.into_bytes()), path)?;
+        Ok(stale.len())
+    }
+
+    fn remote(&self, upstream: &Upstream) -> std::result::Result<Refs, String> {
+        let mut list = self.command(None, Some(upstream));
+        list.args(["ls-remote", "--symref", "--", &upstream.url, "HEAD", "refs/heads/*", "refs/tags/*"]);
+        let text = self.run(list, None, self.limits.total)?;
+        let mut refs = Refs::default();
+        for line in text.lines() {
+            let Some((value, name)) = line.split_once('\t') else { continue };
+            if let (Some(target), "HEAD") = (value.strip_prefix("ref: "), name) {
+                refs.head = Some(target.to_owned()).filter(|target| target.starts_with("refs/heads/"));
+            } else if (name.starts_with("refs/heads/") || name.starts_with("refs/tags/")) && !name.ends_with("^{}") {
+                refs.refs.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Ok(refs)
+    }
+
+    fn fetch(&self, upstream: &Upstream, directory: &Path) -> std::result::Result<(), String> {
+        let mut fetch = self.command(Some(directory), Some(upstream));
+        fetch.args(["fetch", "--quiet", "--prune", "--atomic", "--force", "--no-tags", "--no-write-fetch-head"]);
+        fetch.args(["--no-auto-maintenance", "--no-recurse-submodules", "--", &upstream.url]);
+        fetch.args(["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
+        self.run(fetch, None, self.limits.total).map(|_| ())
+    }
+
+    fn local(&self, directory: &Path) -> Result<Refs> {
+        let refs = self.refs(directory, &["refs/heads", "refs/tags"])?;
+        let head = directory.join("HEAD");
+        let text = files::read_bounded(&head, 4096).map_err(Error::read(&head))?;
+        let head = String::from_utf8_lossy(&text).trim().strip_prefix("ref: ").map(str::to_owned);
+        Ok(Refs { head, refs })
+    }
+
+    fn refs(&self, directory: &Path, patterns: &[&str]) -> Result<BTreeMap<String, String>> {
+        let mut list = self.command(Some(directory), None);
+        list.args(["for-each-ref", "--format=%(objectname) %(refname)", "--"]).args(patterns);
+        let text = self.local_run(list, None, &directory.to_string_lossy())?;
+        let pair = |line: &str| line.split_once(' ').map(|(target, name)| (name.to_owned(), target.to_owned()));
+        Ok(text.lines().filter_map(pair).collect())
+    }
+
+    fn with_retries<T>(
+        &self,
+        upstream: &Upstream,
+        mut attempt: impl FnMut() -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        let retries = if upstream.protocol == "file" { 0 } else { self.limits.retries };
+        let mut backoff = toolkit::backoff::Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut last = String::new();
+        for number in 0..=retries {
+            if number > 0 {
+                std::thread::sleep(backoff.next_delay());
+            }
+            match attempt() {
+                Ok(value) => return Ok(value),
+                Err(message) => last = message,
+            }
+        }
+        let url = toolkit::redact::url(&upstream.url);
+        Err(Error::unavailable(upstream.path.clone(), format!("cannot fetch from {url}: {last}")))
+    }
+
+    /// A git command with a closed environment.
+    fn command(&self, directory: Option<&Path>, upstream: Option<&Upstream>) -> Command {
+        let mut command = Command::new("git");
+        closed_environment(&mut command);
+        command.env("GIT_CONFIG_GLOBAL", self.store.path("gitconfig"));
+        command.env("GIT_ALLOW_PROTOCOL", upstream.map_or("file", |upstream| upstream.protocol));
+        let stall = self.limits.stall.as_secs().max(1).to_string();
+        let mut settings = vec![("http.lowSpeedLimit", "1".to_owned()), ("http.lowSpeedTime", stall)];
+        if let Some(upstream) = upstream {
+            if upstream.protocol == "ssh" {
+                for name in ["HOME", "SSH_AUTH_SOCK"] {
+                    if let Some(value) = std::env::var_os(name) {
+                        command.env(name, value);
+                    }
+                }
+                command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10");
+            } else {
+                for name in ["http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO"] {
+                    if let Some(value) = std::env::var_os(name) {
+                        command.env(name, value);
+                    }
+                }
+            }
+        }
+        let header;
+        if let Some((base, value)) = upstream.and_then(|upstream| upstream.authorization.as_ref()) {
+            // Bound to its own host: git sends it nowhere else, redirects to other hosts included.
+            header = format!("http.{base}.extraHeader");
+            settings.push((&header, value.expose().to_owned()));
+        }
+        command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+        for (index, (key, value)) in settings.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
+        if let Some(directory) = directory {
+            command.arg("--git-dir").arg(directory);
+        }
+        command
+    }
+
+    fn local_run(&self, command: Command, stdin: Option<Vec<u8>>, what: &str) -> Result<String> {
+        self.run(command, stdin, LOCAL).map_err(|message| Error::rejected(what, message))
+    }
+
+    fn run(
+        &self,
+        mut command: Command,
+        stdin: Option<Vec<u8>>,
+        limit: Duration,
+    ) -> std::result::Result<String, String> {
+        command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut group = Group::spawn(&mut command).map_err(|error| format!("cannot run git: {error}"))?;
+        let child = group.child();
+        let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let read = |pipe: Option<Box<dyn Read + Send>>, limit| {
+            pipe.map_or_else(|| Ok(Vec::new()), |pipe| files::read_to_limit(pipe, limit))
+        };
+        let boxed = |pipe: std::process::ChildStderr| Box::new(pipe) as Box<dyn Read + Send>;
+        let deadline = Instant::now() + limit;
+        std::thread::scope(|scope| {
+            let writer = input.zip(stdin).map(|(mut pipe, bytes)| scope.spawn(move || pipe.write_all(&bytes)));
+            let output =
+                scope.spawn(move || read(output.map(|pipe| Box::new(pipe) as Box<dyn Read + Send>), MAX_OUTPUT));
+            let errors = scope.spawn(move || read(errors.map(boxed), 1 << 20));
+            let status = match group.wait_until(deadline).map_err(|error| error.to_string())? {
+                Some(status) => {
+                    // Nothing of the command outlives it, so the pipes end.
+                    group.signal(nix::sys::signal::Signal::SIGKILL);
+                    status
+                }
+                None => {
+                    group.terminate(Duration::from_secs(1)).map_err(|error| error.to_string())?;
+                    return Err(format!("not done after {}", toolkit::duration::format(limit)));
+                }
+            };
+            let joined = "a reader does not panic";
+            let errors = errors.join().expect(joined).unwrap_or_default();
+            let written = writer.map(|writer| writer.join().expect(joined));
+            if !status.success() {
+                return Err(last_words(&errors).unwrap_or_else(|| format!("git failed: {status}")));
+            }
+            if let Some(Err(error)) = written {
+                return Err(format!("git did not read its input: {error}"));
+            }
+            let output = output.join().expect(joined).map_err(|error| format!("git's output: {error}"))?;
+            String::from_utf8(output).map_err(|_| "git's output is not UTF-8".to_owned())
+        })
+    }
+}
+
+/// Leaves a git child only what it needs.
+pub(crate) fn closed_environment(command: &mut Command) {
+    command.env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()));
+    command.env("LC_ALL", "C").env("HOME", "/nonexistent");
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
+}
+
+fn repo(upstream: &Upstream, refs: Refs) -> Repo {
+    Repo { path: upstream.path.clone(), head: refs.head, refs: refs.refs }
+}
+
+/// Returns the line of git's complaint that says most: the first `fatal:` or `error:`, else the last line.
+fn last_words(errors: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(errors);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = lines.iter().find(|line| line.starts_with("fatal:")).or_else(|| lines.last())?;
+    Some(line.trim_start_matches("fatal: ").chars().take(300).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(source: &str) -> String {
+        Upstream::new(source, None, Path::new("/base")).expect(source).path
+    }
+
+    #[test]
+    fn every_way_to_name_a_repository_has_one_place() {
+        for source in [
+            "https://Git.Example/team/mod.git",
+            "https://git.example/team/mod",
+            "https://git.example/team/mod/",
+            "https://user:pass@git.example/team/mod.git",
+            "ssh://git@git.example/team/mod.git",
+            "git@git.example:team/mod.git",
+            "git://git.example/team/mod",
+        ] {
+            assert_eq!(path(source), "git.example/team/mod.git");
+        }
+        assert_eq!(path("http://git.example:8080/a/b/c.git"), "git.example_8080/a/b/c.git");
+        assert_eq!(path("/srv/git/x.git"), "localhost/srv/git/x.git");
+        assert_eq!(path("file:///srv/git/x"), "localhost/srv/git/x.git");
+        assert_eq!(path("modules/x"), "localhost/base/modules/x.git");
+    }
+
+    #[test]
+    fn sources_that_lead_elsewhere_are_refused() {
+        for source in [
+            "",
+            "-u",
+            "--upload-pack=x",
+            "ext::sh -c id",
+            "ext::sh",
+            "https://host",
+            "https://host/../x",
+            "https://host/.git",
+            "https://host/a.git/b.git",
+            "https://ho st/a",
+            "https://host/a%20b",
+            "https://host/%2e%2e/x",
+            "https://host/a\nb",
+            "https://../x",
+            "file://host/x",
+            "../../x",
+        ] {
+            assert!(Upstream::new(source, None, Path::new("/base")).is_err(), "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_in_no_argument_and_no_debug_output() {
+        let upstream = Upstream::new("https://user:geheim@git.example/x.git", None, Path::new("/")).expect("accepted");
+        assert_eq!(upstream.url, "https://git.example/x.git");
+        assert!(!format!("{upstream:?}").contains("geheim"));
+        let mirrored = Upstream::new("https://user:geheim@git.example/x.git", Some("/srv/git/"), Path::new("/"))
+            .expect("accepted");
+        assert_eq!(mirrored.url, "/srv/git/git.example/x.git");
+        assert!(mirrored.authorization.is_none());
+    }
+}

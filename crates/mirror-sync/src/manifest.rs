@@ -1,0 +1,159 @@
+//! The manifest of a snapshot: what exactly it holds, in one byte form.
+//!
+//! Its SHA-256 is the snapshot's id. So that equal content has an equal id it holds no time, host,
+//! parent or signature, and every list in it is sorted.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::store::{Store, json_line};
+
+/// Version of the format.
+const VERSION: u32 = 1;
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    v: u32,
+    /// Sources by name.
+    pub(crate) sources: Vec<Source>,
+}
+
+/// One source's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Source {
+    /// A repository for apt.
+    Deb(Deb),
+    /// Git repositories.
+    Git(Git),
+}
+
+impl Source {
+    /// Returns the source's name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Deb(deb) => &deb.name,
+            Self::Git(git) => &git.name,
+        }
+    }
+}
+
+/// A repository for apt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Deb {
+    /// Source.
+    pub(crate) name: String,
+    /// Suites, as configured.
+    pub(crate) suites: Vec<String>,
+    /// Components, as configured.
+    pub(crate) components: Vec<String>,
+    /// Architectures, as configured.
+    pub(crate) architectures: Vec<String>,
+    /// Packages by path.
+    pub(crate) packages: Vec<Package>,
+    /// Index files by path, signatures not among them.
+    pub(crate) files: Vec<Published>,
+}
+
+/// A package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Package {
+    /// Name.
+    pub(crate) name: String,
+    /// Version with epoch and revision.
+    pub(crate) version: String,
+    /// Architecture.
+    pub(crate) arch: String,
+    /// Path in the repository.
+    pub(crate) path: String,
+    /// Length.
+    pub(crate) size: u64,
+    /// Content.
+    pub sha256: Digest,
+}
+
+/// A published file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Published {
+    /// Path in the repository.
+    pub(crate) path: String,
+    /// Length.
+    pub(crate) size: u64,
+    /// Content.
+    pub sha256: Digest,
+}
+
+/// Git repositories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Git {
+    /// Source.
+    pub(crate) name: String,
+    /// Repositories by path.
+    pub(crate) repos: Vec<Repo>,
+}
+
+/// A repository and what its refs are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Repo {
+    /// `HOST…/PATH.git`, below `ROOT/git` and the server's `/git`.
+    pub(crate) path: String,
+    /// The branch that HEAD names.
+    pub(crate) head: Option<String>,
+    /// Heads and tags with what they point at.
+    pub(crate) refs: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// Makes a manifest; the order of `sources` does not matter.
+    pub(crate) fn new(mut sources: Vec<Source>) -> Self {
+        sources.sort_by(|a, b| a.name().cmp(b.name()));
+        Self { v: VERSION, sources }
+    }
+
+    /// Returns the byte form and its digest, the snapshot's id.
+    ///
+    /// # Errors
+    /// [`Error::Bug`].
+    pub(crate) fn encode(&self) -> Result<(Vec<u8>, Digest)> {
+        let bytes = json_line(self)?;
+        let id = Digest::of(&bytes);
+        Ok((bytes, id))
+    }
+
+    /// Reads a manifest that is known to be genuine.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] naming `from`.
+    pub(crate) fn decode(bytes: &[u8], from: &Path) -> Result<Self> {
+        let damaged = |message: String| Error::Damaged { path: from.to_owned(), message };
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if manifest.v == VERSION { Ok(manifest) } else { Err(damaged(format!("format version {}", manifest.v))) }
+    }
+
+    /// Reads a published snapshot's manifest and checks it against the id.
+    ///
+    /// # Errors
+    /// [`Error::NoSnapshot`]; [`Error::Damaged`] when the bytes have another digest.
+    pub(crate) fn load(store: &Store, id: &Digest) -> Result<Self> {
+        let path = store.path(format!("pub/snap/{id}/manifest.json"));
+        let bytes = match crate::files::read_bounded(&path, 512 << 20) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::no_snapshot(id)),
+            other => other.map_err(Error::read(&path))?,
+        };
+        if Digest::of(&bytes) != *id {
+            return Err(Error::Damaged { path, message: "its digest is not the snapshot's id".into() });
+        }
+        Self::decode(&bytes, &path)
+    }
+}

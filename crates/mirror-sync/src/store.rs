@@ -1,0 +1,308 @@
+//! The mirror's directory: content-addressed blobs, locks, temporary files.
+//!
+//! ```text
+//! ROOT/cas/sha256/ab/<64 hex>   blobs, mode 0444, never changed
+//! ROOT/sources/NAME.json        what the last complete sync of a source found
+//! ROOT/snapshots/ID/info.json   when and by which key a snapshot was made (not part of its identity)
+//! ROOT/channels/NAME.json       what a channel pointed at before
+//! ROOT/pub/                     what is published; ROOT/git/ bare repositories
+//! ROOT/tmp/                     everything under construction; swept by the next writer
+//! ```
+//! Invariants: a blob has its final name only once it is whole and synced; what is published is made in
+//! `tmp` and renamed; one writer at a time holds `ROOT/lock`, whoever moves a channel holds `ROOT/channels/lock`.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+use toolkit::lock::{FileLock, LockError};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Largest JSON file of the mirror that is read.
+const MAX_JSON: u64 = 512 << 20;
+
+/// A mirror's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens a mirror to read it; a directory that is not there reads as empty.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Opens a mirror to write, creates what is missing, and takes the writer's lock.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] at once when there is another writer; [`Error::Write`].
+    pub(crate) fn writer(root: &Path) -> Result<(Self, FileLock)> {
+        let store = Self::at(root);
+        store.prepare()?;
+        let path = root.join("lock");
+        let lock = FileLock::try_exclusive(&path)
+            .map_err(lock_failed)?
+            .ok_or(Error::Busy { path, what: "writer (sync, snapshot or gc)" })?;
+        store.sweep()?;
+        Ok((store, lock))
+    }
+
+    /// Takes the lock under which channels move, waiting a moment for another holder.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]; [`Error::Write`].
+    pub(crate) fn channel_lock(&self) -> Result<FileLock> {
+        self.prepare()?;
+        let path = self.root.join("channels/lock");
+        FileLock::exclusive_until(&path, Instant::now() + Duration::from_secs(10))
+            .map_err(lock_failed)?
+            .ok_or(Error::Busy { path, what: "promote, rollback or gc" })
+    }
+
+    fn prepare(&self) -> Result<()> {
+        // Readable by others on purpose: a static web server may publish ROOT/pub, and nothing here is secret.
+        toolkit::dirs::private(&self.root, 0o755).map_err(|error| match error {
+            toolkit::dirs::DirError::Io { path, source } => Error::Write { path, source },
+            toolkit::dirs::DirError::Unsafe { path, reason } => Error::Denied { path, message: reason },
+        })?;
+        for part in ["cas/sha256", "sources", "snapshots", "channels", "pub/snap", "pub/channel", "git", "tmp"] {
+            files::make_dir(&self.root.join(part))?;
+        }
+        let path = self.root.join("gitconfig");
+        toolkit::atomic::write(&path, crate::git::CONFIG.as_bytes(), 0o644).map_err(Error::write(&path))?;
+        Ok(())
+    }
+
+    /// Removes what writers that were killed left behind. Only the holder of the writer's lock calls it.
+    fn sweep(&self) -> Result<()> {
+        for name in files::names_in(&self.root.join("tmp"))? {
+            files::remove(&self.root.join("tmp").join(name))?;
+        }
+        for part in ["sources", "channels", "pub/channel"] {
+            let directory = self.root.join(part);
+            toolkit::atomic::sweep(&directory).map_err(Error::write(&directory))?;
+        }
+        Ok(())
+    }
+
+    /// Returns a path below the mirror.
+    pub(crate) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Returns a new name in `tmp`.
+    pub(crate) fn temporary(&self, what: &str) -> PathBuf {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(format!("{what}-{}-{number}", std::process::id()))
+    }
+
+    /// Returns where a blob is.
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.as_str();
+        self.root.join("cas/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether a blob of this length is there.
+    pub(crate) fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        fs::symlink_metadata(self.blob(digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+    }
+
+    /// Stores bytes as a blob.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if !self.has_blob(&digest, bytes.len() as u64) {
+            let mut staged = self.stage()?;
+            staged.write(bytes)?;
+            staged.store(self)?;
+        }
+        Ok(digest)
+    }
+
+    /// Starts a blob of unknown content.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn stage(&self) -> Result<Staged> {
+        let path = self.temporary("blob");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(Error::write(&path))?;
+        Ok(Staged { path, file, hasher: Sha256::new(), size: 0 })
+    }
+
+    /// Reads a JSON file of the mirror; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Damaged`].
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, relative: impl AsRef<Path>) -> Result<Option<T>> {
+        let path = self.root.join(relative);
+        let bytes = match files::read_bounded(&path, MAX_JSON) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::read(&path))?,
+        };
+        let damaged = |error: serde_json::Error| Error::Damaged { path, message: error.to_string() };
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// Replaces a JSON file of the mirror; one with the same content is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn write_json(&self, relative: impl AsRef<Path>, value: &impl Serialize) -> Result<()> {
+        let path = self.root.join(relative);
+        toolkit::atomic::write(&path, &json_line(value)?, 0o644).map_err(Error::write(&path))?;
+        Ok(())
+    }
+}
+
+/// Returns the one form in which a value is written as JSON: compact, fields as declared, a newline at the end.
+///
+/// # Errors
+/// [`Error::Bug`].
+pub(crate) fn json_line(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(value).map_err(|error| Error::Bug(format!("JSON: {error}")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn lock_failed(error: LockError) -> Error {
+    Error::Write { path: error.path, source: error.source }
+}
+
+/// A blob under construction; dropped without [`Staged::store`] it is removed.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl Staged {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::write(&self.path))?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Appends everything from a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`] naming `from`; [`Error::Write`].
+    pub(crate) fn copy(&mut self, mut reader: impl Read, from: &Path) -> Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.write(&buffer[..count])?,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::read(from)(error)),
+            }
+        }
+    }
+
+    /// Returns the file, to read what was written.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Returns how much was written.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Syncs the blob and gives it its name.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn store(mut self, store: &Store) -> Result<Digest> {
+        let digest = Digest::finish(std::mem::take(&mut self.hasher));
+        let target = store.blob(&digest);
+        if store.has_blob(&digest, self.size) {
+            return Ok(digest);
+        }
+        self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::write(&self.path))?;
+        self.file.sync_all().map_err(Error::write(&self.path))?;
+        let parent = target.parent().expect("a blob has a directory");
+        files::make_dir(parent)?;
+        fs::rename(&self.path, &target).map_err(Error::write(&target))?;
+        toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))?;
+        Ok(digest)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After `store` the name is gone. What cannot be removed is swept by the next writer.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What tells that a file has not changed since it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    inode: u64,
+}
+
+impl Stamp {
+    /// Takes the stamp of a file.
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_stored_once_under_its_digest() {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let (store, _lock) = Store::writer(&dir.path().join("m")).expect("writable");
+        let digest = store.put(b"content").expect("writable");
+        assert_eq!(store.put(b"content").expect("writable"), digest);
+        assert_eq!(fs::read(store.blob(&digest)).expect("there"), b"content");
+        assert_eq!(fs::metadata(store.blob(&digest)).expect("there").permissions().mode() & 0o777, 0o444);
+        assert!(files::names_in(&store.path("tmp")).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn the_second_writer_is_told_at_once_and_sweeps_nothing() {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let root = dir.path().join("m");
+        let (store, lock) = Store::writer(&root).expect("writable");
+        let staged = store.stage().expect("writable");
+        assert!(matches!(Store::writer(&root), Err(Error::Busy { .. })));
+        assert_eq!(files::names_in(&store.path("tmp")).expect("readable").len(), 1);
+        std::mem::forget(staged);
+        drop(lock);
+        Store::writer(&root).expect("free again");
+        assert!(files::names_in(&store.path("tmp")).expect("readable").is_empty());
+    }
+}

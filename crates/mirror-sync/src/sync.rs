@@ -1,0 +1,202 @@
+//! `sync`: brings what the sources have into the store.
+//!
+//! Each source is independent: one that fails keeps its last complete state, the others go on, and the exit
+//! code says so. Nothing that is published changes, whatever happens here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use toolkit::Io;
+use toolkit::exit::{self, Failure as _};
+
+use crate::config::{Config, DebSource, GitSource, Source};
+use crate::deb;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::git::{Git, Upstream};
+use crate::parallel;
+use crate::state::{DebState, Found, GitState, State};
+use crate::store::{Stamp, Store};
+
+/// Largest number of repositories or packages of one source.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// Synchronises every source.
+///
+/// # Errors
+/// [`Error::Busy`]; [`Error::Config`] for a manifest; [`Error::Sources`] when some failed.
+pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
+    let (store, _lock) = Store::writer(config.root()?)?;
+    let mut failed = Vec::new();
+    let mut codes = BTreeSet::new();
+    for source in &config.sources {
+        let name = source.name();
+        let done = match source {
+            Source::Deb(deb) => sync_deb(&store, config, source, deb, io),
+            Source::Git(git) => sync_git(&store, config, git, io),
+        };
+        match done {
+            Ok(summary) => io.note(format_args!("{name}: {summary}")),
+            Err(error @ (Error::Config { .. } | Error::Write { .. })) => return Err(error),
+            Err(error) => {
+                io.error(format_args!("source {name}: {}", exit::chain(&error)));
+                codes.insert(error.exit_code());
+                failed.push(name.to_owned());
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let away = codes.iter().all(|code| *code == exit::UNAVAILABLE);
+    let code = if away { exit::UNAVAILABLE } else { exit::NO };
+    Err(Error::Sources { failed, total: config.sources.len(), code })
+}
+
+fn sync_deb(store: &Store, config: &Config, source: &Source, deb: &DebSource, io: &mut Io) -> Result<String> {
+    let away = |error: std::io::Error| Error::unavailable(deb.dir.display().to_string(), error.to_string());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&deb.dir).map_err(away)? {
+        let name = entry.map_err(away)?.file_name();
+        if name.to_str().is_none_or(|name| name.ends_with(".deb") && !name.starts_with('.')) {
+            let readable = name.into_string();
+            names.push(readable.map_err(|name| {
+                Error::rejected(deb.dir.join(name).display().to_string(), "the file's name is not UTF-8")
+            })?);
+        }
+    }
+    names.sort_unstable();
+    if names.len() > MAX_ENTRIES {
+        return Err(Error::rejected(deb.dir.display().to_string(), "too many packages"));
+    }
+    let mut known: BTreeMap<String, Found> = BTreeMap::new();
+    if let Some(State::Deb(state)) = State::load(store, source)? {
+        known.extend(state.packages.into_iter().map(|found| (found.file.clone(), found)));
+    }
+    let results = parallel::map(config.jobs, &names, |name| take(store, deb, name, known.get(name)));
+    let mut packages = Vec::with_capacity(results.len());
+    let (mut new, mut refused) = (0, 0);
+    let mut first = None;
+    for (name, result) in names.iter().zip(results) {
+        match result {
+            Ok(None) => packages.push(known.remove(name).expect("only a known package is reused")),
+            Ok(Some(found)) => {
+                new += 1;
+                packages.push(found);
+            }
+            Err(error @ Error::Write { .. }) => return Err(error),
+            Err(error) => {
+                refused += 1;
+                if first.is_none() {
+                    first = Some(error);
+                } else {
+                    io.error(format_args!("source {}: {}", deb.name, exit::chain(&error)));
+                }
+            }
+        }
+    }
+    if let Some(error) = first {
+        if refused > 1 {
+            io.error(format_args!("source {}: {refused} of {} packages cannot be used", deb.name, names.len()));
+        }
+        return Err(error);
+    }
+    if packages.is_empty() {
+        io.warn(format_args!("source {}: no package in {}", deb.name, deb.dir.display()));
+    }
+    let summary = format!("{} packages, {new} new, {} gone", packages.len(), known.len());
+    let state = DebState { v: State::VERSION, dir: deb.dir.to_string_lossy().into_owned(), packages };
+    store.write_json(State::path(&deb.name), &State::Deb(state))?;
+    Ok(summary)
+}
+
+/// Stores one package; `None` when the file has not changed since it was read and its blob is there.
+fn take(store: &Store, deb: &DebSource, name: &str, known: Option<&Found>) -> Result<Option<Found>> {
+    let path = deb.dir.join(name);
+    let what = || path.display().to_string();
+    let refuse = |error: std::io::Error| Error::rejected(what(), error.to_string());
+    let file = files::open_regular(&path).map_err(refuse)?;
+    let before = Stamp::of(&file.metadata().map_err(refuse)?);
+    if known.is_some_and(|found| found.stamp == before && store.has_blob(&found.sha256, found.size)) {
+        return Ok(None);
+    }
+    // The package is read from our copy: whoever writes to the directory meanwhile cannot make the stanza
+    // and the content differ.
+    let mut staged = store.stage()?;
+    staged.copy(&file, &path)?;
+    let stamp = Stamp::of(&file.metadata().map_err(refuse)?);
+    if stamp != before {
+        return Err(Error::rejected(what(), "changed while it was read; run sync again when it is complete"));
+    }
+    let size = staged.size();
+    let control = deb::read(staged.file()).map_err(|message| Error::rejected(what(), message))?;
+    let sha256 = staged.store(store)?;
+    Ok(Some(Found {
+        file: name.to_owned(),
+        stamp,
+        size,
+        sha256,
+        package: control.package,
+        version: control.version,
+        architecture: control.architecture,
+        section: control.section,
+        built: control.built,
+        stanza: control.stanza,
+    }))
+}
+
+fn sync_git(store: &Store, config: &Config, source: &GitSource, io: &mut Io) -> Result<String> {
+    let upstreams = upstreams(source)?;
+    let git = Git::new(store, &config.limits);
+    let results = parallel::map(config.jobs, &upstreams, |upstream| git.sync(upstream));
+    let mut repos = Vec::with_capacity(results.len());
+    let mut new = 0;
+    let mut first = None;
+    for result in results {
+        match result {
+            Ok((repo, changed)) => {
+                new += usize::from(changed);
+                repos.push(repo);
+            }
+            Err(error @ Error::Write { .. }) => return Err(error),
+            Err(error) if first.is_none() => first = Some(error),
+            Err(error) => io.error(format_args!("source {}: {}", source.name, exit::chain(&error))),
+        }
+    }
+    if let Some(error) = first {
+        return Err(error);
+    }
+    let summary = format!("{} repositories, {new} changed", repos.len());
+    let state = GitState {
+        v: State::VERSION,
+        manifest: source.manifest.to_string_lossy().into_owned(),
+        mirror: source.mirror.clone(),
+        repos,
+    };
+    store.write_json(State::path(&source.name), &State::Git(state))?;
+    Ok(summary)
+}
+
+/// Returns the manifest's repositories, each once, by path.
+fn upstreams(source: &GitSource) -> Result<Vec<Upstream>> {
+    let wrong = |message: String, hint| Error::Config { path: source.manifest.clone(), message, hint };
+    let repos = cloner::manifest::Manifest::load(&source.manifest)
+        .and_then(|manifest| manifest.repos())
+        .map_err(|error| wrong(exit::chain(&error), None))?;
+    if repos.len() > MAX_ENTRIES {
+        return Err(wrong("too many repositories".into(), None));
+    }
+    let base = source.manifest.parent().unwrap_or(std::path::Path::new("/"));
+    let mut by_path = BTreeMap::new();
+    for repo in repos {
+        let upstream = Upstream::new(&repo.source, source.mirror.as_deref(), base)
+            .map_err(|message| wrong(format!("{}: {}: {message}", repo.at, repo.path), None))?;
+        by_path.entry(upstream.path.clone()).or_insert(upstream);
+    }
+    let paths: Vec<&String> = by_path.keys().collect();
+    for pair in paths.windows(2) {
+        if pair[1].strip_prefix(pair[0].as_str()).is_some_and(|rest| rest.starts_with('/')) {
+            return Err(wrong(format!("repository {} lies inside {}", pair[1], pair[0]), None));
+        }
+    }
+    Ok(by_path.into_values().collect())
+}
