@@ -315,17 +315,18 @@ impl Shared {
                 .push(Request { line: line.clone(), authorization: authorization.clone() });
             let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
             self.peak.fetch_max(active, Ordering::SeqCst);
-            let answered = if chunked || gzip {
-                respond(stream, 501, "", b"")
+            let reply = if chunked || gzip {
+                Ok(Reply::empty(501, ""))
             } else {
                 self.answer(stream, &line, authorization.as_deref(), &body)
             };
+            // Before the reply is out, or the client's next request would be counted beside this one.
             self.active.fetch_sub(1, Ordering::SeqCst);
-            answered?;
+            reply?.send(stream)?;
         }
     }
 
-    fn answer(&self, stream: &TcpStream, line: &str, login: Option<&str>, body: &[u8]) -> std::io::Result<()> {
+    fn answer(&self, stream: &TcpStream, line: &str, login: Option<&str>, body: &[u8]) -> std::io::Result<Reply> {
         let behaviour = {
             let mut behaviour = self.behaviour.lock().expect("no panic");
             let now = behaviour.clone();
@@ -337,13 +338,13 @@ impl Shared {
         let target = line.split(' ').nth(1).unwrap_or_default();
         match behaviour {
             Behaviour::Serve => {}
-            Behaviour::Status(status, header) => return respond(stream, status, &header, b"no\n"),
-            Behaviour::StatusTimes(status, _) => return respond(stream, status, "", b"no\n"),
+            Behaviour::Status(status, header) => return Ok(Reply::empty(status, &header)),
+            Behaviour::StatusTimes(status, _) => return Ok(Reply::empty(status, "")),
             Behaviour::Redirect(to) => {
-                return respond(stream, 302, &format!("Location: {to}{target}"), b"");
+                return Ok(Reply::empty(302, &format!("Location: {to}{target}")));
             }
             Behaviour::Login(wanted) if login != Some(&wanted) => {
-                return respond(stream, 401, "WWW-Authenticate: Basic realm=\"test\"", b"");
+                return Ok(Reply::empty(401, "WWW-Authenticate: Basic realm=\"test\""));
             }
             Behaviour::Login(_) => {}
             Behaviour::Hang => {
@@ -366,20 +367,28 @@ impl Shared {
             Some(path) => (path, true),
             None => match target.strip_suffix("/git-upload-pack") {
                 Some(path) => (path, false),
-                None => return respond(stream, 404, "", b""),
+                None => return Ok(Reply::empty(404, "")),
             },
         };
         let repository = self.root.join(path.trim_start_matches('/'));
         if path.contains("..") || !repository.join("HEAD").exists() {
-            return respond(stream, 404, "", b"");
+            return Ok(Reply::empty(404, ""));
         }
         let out = self.upload_pack(&repository, advertise, body)?;
         if advertise {
             let mut bytes = b"001e# service=git-upload-pack\n0000".to_vec();
             bytes.extend_from_slice(&out);
-            respond(stream, 200, "Content-Type: application/x-git-upload-pack-advertisement", &bytes)
+            Ok(Reply {
+                status: 200,
+                header: "Content-Type: application/x-git-upload-pack-advertisement".to_owned(),
+                body: bytes,
+            })
         } else {
-            respond(stream, 200, "Content-Type: application/x-git-upload-pack-result", &out)
+            Ok(Reply {
+                status: 200,
+                header: "Content-Type: application/x-git-upload-pack-result".to_owned(),
+                body: out,
+            })
         }
     }
 
@@ -410,15 +419,27 @@ impl Shared {
     }
 }
 
-fn respond(mut stream: &TcpStream, status: u16, header: &str, body: &[u8]) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {status} Test\r\nContent-Length: {}\r\n", body.len());
-    if !header.is_empty() {
-        head.push_str(header);
-        head.push_str("\r\n");
+struct Reply {
+    status: u16,
+    header: String,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn empty(status: u16, header: &str) -> Reply {
+        Reply { status, header: header.to_owned(), body: Vec::new() }
     }
-    head.push_str("\r\n");
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)
+
+    fn send(&self, mut stream: &TcpStream) -> std::io::Result<()> {
+        let mut head = format!("HTTP/1.1 {} Test\r\nContent-Length: {}\r\n", self.status, self.body.len());
+        if !self.header.is_empty() {
+            head.push_str(&self.header);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(&self.body)
+    }
 }
 
 #[cfg(test)]

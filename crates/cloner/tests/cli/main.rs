@@ -1,0 +1,7 @@
+//! The real binary against real git servers and repositories on loopback.
+
+mod basics;
+mod hostile;
+mod network;
+mod places;
+mod support;

@@ -1,0 +1,132 @@
+//! Servers that fail, lie or wait.
+
+use std::time::{Duration, Instant};
+
+use test_support::git::{Behaviour, Content, GitServer};
+
+use crate::support::{Scratch, one_file};
+
+fn scratch_for(server: &GitServer) -> Scratch {
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    scratch
+}
+
+#[test]
+fn a_silent_and_a_dripping_server_end_with_the_time_limit() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    for behaviour in [Behaviour::Hang, Behaviour::Drip] {
+        server.behave(behaviour.clone());
+        let scratch = scratch_for(&server);
+        let start = Instant::now();
+        let ran = scratch.run(&["--json", "--timeout", "1s"]).code(1);
+        assert!(start.elapsed() < Duration::from_secs(4), "{behaviour:?} took {:?}", start.elapsed());
+        assert_eq!(ran.cause("m"), "network");
+        assert!(!scratch.root().join("m").exists());
+    }
+}
+
+#[test]
+fn passing_failures_are_tried_again_and_lasting_ones_are_not() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    server.behave(Behaviour::StatusTimes(503, 2));
+    scratch_for(&server).run(&["--retries", "2"]).code(0);
+    server.behave(Behaviour::StatusTimes(503, 2));
+    scratch_for(&server).run(&["--retries", "1"]).code(1);
+    for (status, cause) in [(401, "auth"), (403, "auth"), (404, "network")] {
+        server.behave(Behaviour::Status(status, String::new()));
+        drop(server.requests());
+        assert_eq!(scratch_for(&server).run(&["--json", "--retries", "5"]).code(1).cause("m"), cause);
+        assert_eq!(server.requests().len(), 1, "{status}");
+    }
+}
+
+#[test]
+fn retry_after_is_honoured_within_the_time_limit() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    server.behave(Behaviour::Status(429, "Retry-After: 3600".to_owned()));
+    let start = Instant::now();
+    scratch_for(&server).run(&["--retries", "5", "--timeout", "20s"]).code(1);
+    assert!(start.elapsed() < Duration::from_secs(3), "an hour's wait does not fit, so there is none");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn credentials_go_to_their_own_server_only() {
+    let (ours, theirs) = (GitServer::start(), GitServer::start());
+    one_file(&ours, "1");
+    one_file(&theirs, "1");
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("m: {{source: 'http://me:pw@{}/m.git', dest: m}}\n", ours.authority()));
+    ours.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
+    scratch.run(&["--mode", "export"]).code(0);
+    ours.behave(Behaviour::Redirect(format!("http://{}", theirs.authority())));
+    drop(ours.requests());
+    scratch.run_with(&["--mode", "export"], &["--m::dest=n"]).code(0);
+    assert!(ours.requests()[0].authorization.is_some());
+    let seen = theirs.requests();
+    assert!(seen.len() > 1, "the redirect holds for the fetch too");
+    assert!(seen.iter().all(|request| request.authorization.is_none()));
+}
+
+#[test]
+fn hostile_redirects_are_refused() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let to_self = format!("http://{}", server.authority());
+    for to in ["file:///etc", "ssh://x", "http://127.0.0.1:1", &to_self] {
+        server.behave(Behaviour::Redirect(to.to_owned()));
+        let ran = scratch_for(&server).run(&["--json", "--retries", "0"]).code(1);
+        assert_eq!(ran.cause("m"), "network", "{to}");
+    }
+    assert!(server.requests().len() < 12, "a loop ends");
+}
+
+#[test]
+fn other_answers_than_gits_are_refused() {
+    let server = GitServer::start();
+    server.behave(Behaviour::Status(200, "Content-Type: text/html".to_owned()));
+    let ran = scratch_for(&server).run(&["--json"]).code(1);
+    assert!(ran.line("m")["message"].as_str().is_some_and(|message| message.contains("not git's smart protocol")));
+}
+
+#[test]
+fn few_requests_are_made_and_none_for_a_pin_in_place() {
+    let server = GitServer::start();
+    let (repo, first) = one_file(&server, "1");
+    repo.commit("main", &[("file", Content::File("2"))]);
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("m: {{source: '{}', dest: m, ref: {first}}}\n", server.url("m.git")));
+    server.allow_any_commit(true);
+    scratch.run(&["--mode", "export"]).code(0);
+    assert_eq!(scratch.read("m/file"), "1");
+    // A fetch without history is two requests: libgit2 asks where it is cut off first.
+    assert_eq!(server.requests().len(), 3, "one list, one fetch");
+    scratch.run(&["--mode", "export"]).code(0);
+    assert!(server.requests().is_empty());
+    scratch.run_with(&["--mode", "export"], &["--m::ref=main"]).code(0);
+    assert_eq!(server.requests().len(), 3);
+    scratch.run_with(&["--mode", "export"], &["--m::ref=main"]).code(0);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn jobs_bound_what_is_asked_at_the_same_time() {
+    let server = GitServer::start();
+    let mut manifest = String::from("dest: m/%{name}\n");
+    for number in 0..12 {
+        let file = format!("r{number}.git");
+        server.repo(&file).commit("main", &[("file", Content::File(&file))]);
+        manifest.push_str(&format!("r{number}: {{source: '{}'}}\n", server.url(&file)));
+    }
+    let scratch = Scratch::new();
+    scratch.manifest(&manifest);
+    scratch.run(&["--jobs", "2", "--mode", "export"]).code(0);
+    assert!(server.peak() <= 2, "{} at once", server.peak());
+    for number in 0..12 {
+        assert_eq!(scratch.read(&format!("m/r{number}/file")), format!("r{number}.git"));
+    }
+}

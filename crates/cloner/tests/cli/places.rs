@@ -1,0 +1,235 @@
+//! What is at a place before, during and after.
+
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use test_support::git::{Behaviour, Content, GitServer};
+
+use crate::support::{Ran, Scratch, files, one_file};
+
+fn scratch_for(server: &GitServer) -> Scratch {
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    scratch
+}
+
+#[test]
+fn local_changes_are_named_even_if_upstream_did_not_move() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    for mode in ["export", "clone"] {
+        let scratch = scratch_for(&server);
+        scratch.run(&["--mode", mode]).code(0);
+        std::fs::write(scratch.root().join("m/file"), "mine").expect("written");
+        let ran = scratch.run(&["--mode", mode, "--json"]).code(1);
+        assert_eq!(ran.cause("m"), "local-changes");
+        assert_eq!(ran.line("m")["message"], "file is changed");
+        assert_eq!(scratch.read("m/file"), "mine");
+        let forced = scratch.run(&["--mode", mode, "--force"]).code(0);
+        assert!(forced.err.contains("the old tree is kept in"), "{}", forced.err);
+        assert_eq!(scratch.read("m/file"), "1");
+        let saved = files(&scratch.root().join(".cloner/saved"));
+        let kept = saved.iter().find(|path| path.ends_with("/file")).expect("kept");
+        assert_eq!(scratch.read(&format!(".cloner/saved/{kept}")), "mine");
+        assert_eq!(scratch.run(&["--mode", mode, "--json"]).code(0).state("m"), "unchanged");
+    }
+}
+
+#[test]
+fn work_in_a_clone_is_seen() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let steps: [&[&str]; 4] = [
+        &["commit", "--allow-empty", "-qm", "mine"],
+        &["branch", "topic"],
+        &["config", "x.y", "z"],
+        &["checkout", "-q", "--detach"],
+    ];
+    for step in steps {
+        let scratch = scratch_for(&server);
+        scratch.run(&[]).code(0);
+        let git = std::process::Command::new("git")
+            .env("HOME", scratch.path(""))
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .arg("-C")
+            .arg(scratch.root().join("m"))
+            .args(["-c", "user.name=x", "-c", "user.email=x@y"])
+            .args(step)
+            .status();
+        assert!(git.expect("git runs").success());
+        assert_eq!(scratch.run(&["--json"]).code(1).cause("m"), "local-changes", "{step:?}");
+    }
+}
+
+#[test]
+fn what_cloner_did_not_place_is_refused_or_moved_aside() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    let place = scratch.root().join("m");
+    std::fs::create_dir_all(&place).expect("made");
+    scratch.run(&[]).code(0);
+    std::fs::remove_dir_all(&place).expect("removed");
+    scratch.run(&[]).code(0);
+    std::fs::remove_dir_all(scratch.root()).expect("removed");
+    std::fs::create_dir_all(&place).expect("made");
+    std::fs::write(place.join("precious"), "x").expect("written");
+    assert_eq!(scratch.run(&["--json"]).code(1).cause("m"), "local-changes");
+    assert_eq!(files(&place), ["precious"]);
+    scratch.run(&["--force", "--mode", "export"]).code(0);
+    assert_eq!(files(&place), ["file"]);
+    assert!(files(&scratch.root().join(".cloner/saved")).iter().any(|path| path.ends_with("/precious")));
+}
+
+#[test]
+fn a_file_at_the_place_is_never_touched() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    std::fs::create_dir_all(scratch.root()).expect("made");
+    std::fs::write(scratch.root().join("m"), "x").expect("written");
+    for options in [&["--json"][..], &["--json", "--force"]] {
+        assert_eq!(scratch.run(options).code(1).cause("m"), "local-changes");
+    }
+    assert_eq!(scratch.read("m"), "x");
+}
+
+#[test]
+fn a_reader_never_sees_a_missing_or_mixed_tree() {
+    let server = GitServer::start();
+    let repo = server.repo("m.git");
+    let commit = |number: usize| {
+        let text = number.to_string();
+        repo.commit("main", &[("a", Content::File(&text)), ("d/b", Content::File(&text))])
+    };
+    commit(0);
+    let scratch = scratch_for(&server);
+    scratch.run(&["--mode", "export"]).code(0);
+    let stop = AtomicBool::new(false);
+    let place = scratch.root().join("m");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while !stop.load(Ordering::SeqCst) {
+                // A directory that is open stays the same tree, as for a compiler that holds it.
+                use std::os::fd::AsRawFd as _;
+                let directory = std::fs::File::open(&place).expect("the place is never missing");
+                let base = format!("/proc/self/fd/{}", directory.as_raw_fd());
+                let a = std::fs::read_to_string(format!("{base}/a"));
+                let b = std::fs::read_to_string(format!("{base}/d/b"));
+                // The old tree may be under removal by the time it is read, but never mixed.
+                if let (Ok(a), Ok(b)) = (a, b) {
+                    assert_eq!(a, b);
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        for number in 1..12 {
+            commit(number);
+            scratch.run(&["--mode", "export"]).code(0);
+        }
+        stop.store(true, Ordering::SeqCst);
+        assert!(reader.join().expect("no mixed tree") > 0);
+    });
+}
+
+#[test]
+fn a_killed_run_leaves_the_old_or_the_new_tree_and_the_next_one_heals() {
+    let server = GitServer::start();
+    let repo = server.repo("m.git");
+    let names: Vec<String> = (0..150).map(|number| format!("d{}/f{number}", number % 7)).collect();
+    let commit = |text: &str| {
+        let content: Vec<(&str, Content<'_>)> = names.iter().map(|name| (name.as_str(), Content::File(text))).collect();
+        repo.commit("main", &content)
+    };
+    commit("0");
+    let scratch = scratch_for(&server);
+    scratch.run(&["--mode", "export"]).code(0);
+    let mut killed = 0;
+    for step in 1..40 {
+        let text = step.to_string();
+        let before = scratch.read("m/d0/f0");
+        let new = commit(&text);
+        let mut child =
+            scratch.command(&["--mode", "export"]).arg("repos.yaml").stderr(Stdio::null()).spawn().expect("it runs");
+        std::thread::sleep(Duration::from_millis(2 * step % 60));
+        killed += usize::from(child.try_wait().expect("a child").is_none());
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        let found: Vec<String> = names.iter().map(|name| scratch.read(&format!("m/{name}"))).collect();
+        assert!(found.iter().all(|text| *text == found[0]), "mixed");
+        assert!(found[0] == before || found[0] == text, "neither old nor new");
+        if step % 3 == 0 {
+            let ran = scratch.run(&["--mode", "export", "--json"]).code(0);
+            assert_eq!(ran.line("m")["new"], new.as_str());
+            assert_eq!(files(&scratch.root().join(".cloner/stage")), [""; 0]);
+            assert!(!files(&scratch.root().join(".cloner/placed")).iter().any(|path| path.ends_with(".next")));
+        }
+    }
+    assert!(killed > 5, "the delays must hit running processes ({killed})");
+}
+
+#[test]
+fn two_runs_of_a_root_do_not_overlap() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    server.behave(Behaviour::Hang);
+    let mut first = scratch
+        .command(&["--timeout", "3s", "--retries", "0"])
+        .arg("repos.yaml")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    while server.requests().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let busy = scratch.run(&["--no-wait"]).code(75);
+    assert!(busy.err.contains("another run holds"), "{}", busy.err);
+    // A plan needs no lock and is not held up.
+    server.behave(Behaviour::Serve);
+    scratch.run(&["--plan"]).code(0);
+    let waiting = scratch.command(&[]).arg("repos.yaml").output().expect("it runs");
+    Ran::from(waiting).code(0);
+    assert_eq!(first.wait().expect("ended").code(), Some(1));
+    assert_eq!(scratch.read("m/file"), "1");
+}
+
+#[test]
+fn many_runs_at_once_end_in_one_right_tree() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    let children: Vec<_> = (0..6)
+        .map(|_| scratch.command(&[]).arg("repos.yaml").stderr(Stdio::piped()).spawn().expect("it runs"))
+        .collect();
+    for child in children {
+        Ran::from(child.wait_with_output().expect("ended")).code(0);
+    }
+    assert_eq!(scratch.run(&["--verify", "--json"]).code(0).state("m"), "clean");
+}
+
+#[test]
+fn a_root_that_cannot_be_made_is_73() {
+    let scratch = Scratch::new();
+    scratch.manifest("m: {source: /nowhere, dest: m}\n");
+    std::fs::write(scratch.root(), "a file").expect("written");
+    scratch.run(&[]).code(73);
+}
+
+#[test]
+fn changing_mode_or_source_replaces_the_tree() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    server.repo("n.git").commit("main", &[("file", Content::File("other"))]);
+    let scratch = scratch_for(&server);
+    scratch.run(&["--mode", "export"]).code(0);
+    scratch.run(&["--mode", "clone"]).code(0);
+    assert!(scratch.root().join("m/.git").exists());
+    scratch.run_with(&["--mode", "clone"], &[&format!("--m::source={}", server.url("n.git"))]).code(0);
+    assert!(scratch.read("m/.git/config").contains("n.git"));
+    scratch.run(&["--mode", "export"]).code(0);
+    assert_eq!(files(&scratch.root().join("m")), ["file"]);
+}
