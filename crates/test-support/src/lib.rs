@@ -2,3 +2,4 @@
 
 pub mod consul;
 pub mod git;
+pub mod real_consul;

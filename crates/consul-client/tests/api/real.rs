@@ -1,0 +1,99 @@
+//! What the fake claims, a real Consul does.
+
+use std::time::Duration;
+
+use consul_client::{Behavior, Client, Error, NewSession, Query, Right, VALUE_LIMIT};
+use serde_json::json;
+use test_support::real_consul::RealConsul;
+
+use crate::config;
+
+const MASTER: &str = "11111111-2222-3333-4444-555555555555";
+
+#[test]
+fn keys_sessions_and_catalog() {
+    let Some(consul) =
+        RealConsul::start(&json!({"service": {"name": "web", "port": 80, "tags": ["haproxy::balanced"]}}))
+    else {
+        return;
+    };
+    let client = Client::new(&config(&consul.url())).unwrap();
+    let kv = client.kv();
+    assert_eq!(kv.get("a", &Query::consistent()).unwrap().value, None);
+    for key in ["a/ü %2F?&=#+", "a/b", "a/tail/"] {
+        kv.put(key, key.as_bytes()).unwrap();
+        assert_eq!(kv.get(key, &Query::new()).unwrap().value.unwrap().value, key.as_bytes());
+    }
+    assert_eq!(kv.keys("a/", &Query::new()).unwrap().value, ["a/b", "a/tail/", "a/ü %2F?&=#+"]);
+    kv.put("big", &vec![b'x'; VALUE_LIMIT]).unwrap();
+    assert!(!kv.cas("big", b"", 0).unwrap());
+    let index = kv.get("a/b", &Query::new()).unwrap().meta.index;
+    let unchanged = kv.get("a/b", &Query::blocking(index, Duration::from_millis(200))).unwrap();
+    assert_eq!(unchanged.meta.index, index);
+    assert!(kv.delete_cas("a/b", index).unwrap());
+
+    let new = NewSession {
+        name: "test".to_owned(),
+        ttl: Duration::from_secs(10),
+        lock_delay: Duration::from_secs(1),
+        behavior: Behavior::Delete,
+        node_checks: Some(Vec::new()),
+    };
+    let a = client.sessions().create(&new).unwrap();
+    let b = client.sessions().create(&new).unwrap();
+    let token = kv.acquire_new("l", b"1", &a).unwrap().unwrap();
+    assert_eq!(kv.get("l", &Query::new()).unwrap().value.unwrap().create_index, token);
+    assert_eq!(kv.acquire_new("l", b"2", &b).unwrap(), None);
+    assert!(!kv.acquire("l", b"2", &b).unwrap());
+    assert!(kv.acquire("l", b"3", &a).unwrap());
+    client.sessions().renew(&a).unwrap();
+    client.sessions().destroy(&a).unwrap();
+    assert_eq!(kv.get("l", &Query::consistent()).unwrap().value, None);
+    assert_eq!(kv.acquire_new("l", b"2", &b).unwrap(), None, "the lock delay runs after destroy, too");
+    assert!(matches!(client.sessions().renew(&a), Err(Error::SessionGone { .. })));
+    assert!(matches!(kv.acquire("x", b"", &a), Err(Error::SessionGone { .. })));
+    assert!(matches!(kv.acquire_new("x", b"", &a), Err(Error::SessionGone { .. })));
+    assert_eq!(client.sessions().info(&a, &Query::new()).unwrap().value, None);
+
+    assert_eq!(client.agent().info().unwrap().node, "real1");
+    assert!(client.leader().unwrap().is_some());
+    assert_eq!(client.catalog().nodes(&Query::new()).unwrap().value[0].node, "real1");
+    let mut services = client.catalog().services(&Query::new()).unwrap().value;
+    for _ in 0..50 {
+        if services.contains_key("web") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        services = client.catalog().services(&Query::new()).unwrap().value;
+    }
+    assert_eq!(services["web"], ["haproxy::balanced"]);
+    let entries = client.health().service("web", &Default::default(), &Query::new()).unwrap().value;
+    assert_eq!((entries[0].effective_address(), entries[0].service.port), ("127.0.0.1", 80));
+    assert!(client.agent().events(None, &Query::new()).unwrap().value.is_empty());
+    client.rights().check(Right::Services).unwrap();
+    client.rights().check(Right::Keys("a/")).unwrap();
+}
+
+#[test]
+fn acls_refuse_and_filter() {
+    let acl = json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": MASTER}}});
+    let Some(consul) = RealConsul::start(&acl) else { return };
+    let nobody = Client::new(&config(&consul.url())).unwrap();
+    assert!(matches!(nobody.kv().get("k", &Query::new()), Err(Error::Denied { .. })));
+    assert!(matches!(nobody.kv().put("k", b""), Err(Error::Denied { .. })));
+    assert!(matches!(nobody.agent().info(), Err(Error::Denied { .. })));
+    for right in [Right::Keys("k"), Right::Services, Right::Nodes, Right::Sessions, Right::Events("")] {
+        let checked = nobody.rights().check(right);
+        assert!(matches!(checked, Err(Error::Denied { .. })), "{right}: {checked:?}");
+    }
+    let mut config = config(&consul.url());
+    config.token = Some("not-a-token".to_owned());
+    let wrong = Client::new(&config).unwrap();
+    assert!(matches!(wrong.kv().get("k", &Query::new()), Err(Error::Denied { .. })));
+    config.token = Some(MASTER.to_owned());
+    let master = Client::new(&config).unwrap();
+    master.kv().put("k", b"v").unwrap();
+    for right in [Right::Keys("k"), Right::Services, Right::Service("web"), Right::Nodes, Right::Events("")] {
+        master.rights().check(right).unwrap();
+    }
+}
