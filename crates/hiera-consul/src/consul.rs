@@ -267,12 +267,19 @@ impl Access {
         Ok(answer.value)
     }
 
+    /// Checks that lists of a service's instances are whole: Consul leaves out instances whose
+    /// service or node the token may not read.
+    pub(crate) fn may_see(&self, client: &Client, service: &str) -> Result<(), consul_client::Error> {
+        client.rights().check(Right::Service(service))?;
+        client.rights().check(Right::Nodes)
+    }
+
     /// Reads the instances of a service as the catalog spells them, in Consul's order.
     fn catalog(&self, service: &str, level: &Level) -> Result<Vec<Hash>, Error> {
         let client = self.client(&level.overrides)?;
-        let answer = client
-            .json(&["catalog", "service", service], &[], &level.query())
-            .map_err(|source| consul(format!("cannot read service {service}"), source))?;
+        let failed = |source| consul(format!("cannot read service {service}"), source);
+        let answer = client.json(&["catalog", "service", service], &[], &level.query()).map_err(failed)?;
+        self.may_see(&client, service).map_err(failed)?;
         match answer.value.map(Value::from_json) {
             Some(Value::Array(list)) => Ok(list
                 .into_iter()

@@ -5,7 +5,8 @@
 //! `{"id": …, "error": {"code": 65|69|77, "message": …}}`; the process goes on. Nothing is kept
 //! between requests but connections, so the caller decides how old an answer may be.
 //!
-//! - `snapshot {options}` → `values` by key (typed), `errors` by key, `index`
+//! - `snapshot {options}` → `values` by key (typed), `errors` by key, `index`, and with the option
+//!   `services` the names of all `services`
 //! - `lookup {options, key}` → `found`, `value`: computed keys
 //! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
 //! - `leader {name}` → `leader`: null or `{node, address}`
@@ -229,7 +230,12 @@ impl Server {
                 Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
             };
         }
-        Ok(json!({"values": values, "errors": errors, "index": snapshot.index}))
+        let mut answer = json!({"values": values, "errors": errors, "index": snapshot.index});
+        if level.services {
+            // So that the caller asks for computed keys only where one is possible.
+            answer["services"] = self.access.services(level)?.into_keys().collect();
+        }
+        Ok(answer)
     }
 
     fn services(
@@ -267,6 +273,7 @@ impl Server {
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut index = 0;
+        let mut rights_known = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let query =
@@ -278,7 +285,10 @@ impl Server {
                 }),
                 Target::Service(name, passing) => {
                     let which = Instances { passing: *passing, tags: Vec::new() };
-                    client.health().service(name, &which, &query).map(|answer| {
+                    // An empty list is worth waiting on only when it is no refusal.
+                    let rights = if rights_known { Ok(()) } else { self.access.may_see(&client, name) };
+                    rights_known |= rights.is_ok();
+                    rights.and_then(|()| client.health().service(name, &which, &query)).map(|answer| {
                         answer.map(|entries| (!entries.is_empty()).then(|| entries.iter().map(instance).collect()))
                     })
                 }

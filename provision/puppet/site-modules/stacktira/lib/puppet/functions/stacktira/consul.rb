@@ -1,0 +1,67 @@
+# frozen_string_literal: true
+
+require_relative '../../../puppet_x/stacktira/coprocess'
+
+# A lookup_key function of Hiera 5: one prefix of Consul's key-value store is one level of the hierarchy.
+#
+# The prefix is read once per level and catalog, so all keys of a catalog see one state and a miss costs
+# nothing. When Consul cannot be read, or the token may not, the compilation fails: a level is never taken
+# for empty.
+#
+# @example
+#   - name: "Consul: every node"
+#     lookup_key: stacktira::consul
+#     options: {prefix: "hiera/common/", format: auto}
+#
+# Options: `prefix`; `format` (`raw`, `json`, `yaml`, `auto`); `consistency` (`default`, `consistent`, `stale`);
+# `services: true` for the computed keys of the catalog; `address`, `token_file`, `ca_file`, `client_cert`,
+# `client_key`, `server_name`, `datacenter`. `leader__NAME` and `leader__NAME__address` answer the elected node.
+Puppet::Functions.create_function(:'stacktira::consul') do
+  dispatch :consul do
+    param 'Variant[String, Numeric]', :key
+    param 'Hash', :options
+    param 'Puppet::LookupContext', :context
+  end
+
+  def consul(key, options, context)
+    if options.key?('path') || options.key?('uri')
+      raise Puppet::DataBinding::LookupError, 'stacktira::consul takes no path, glob or uri; give options: {prefix: ...}'
+    end
+
+    level = level(options, context)
+    if level['values'].key?(key)
+      context.interpolate(level['values'][key])
+    elsif level['errors'].key?(key)
+      raise Puppet::DataBinding::LookupError, level['errors'][key]
+    elsif computed?(key, level)
+      answer = (level['answers'][key] ||= ask('lookup', { 'options' => options, 'key' => key }))
+      answer['found'] ? context.interpolate(answer['value']) : context.not_found
+    else
+      context.not_found
+    end
+  end
+
+  # The context lives as long as one catalog is compiled, and so does what was read.
+  def level(options, context)
+    unless context.cache_has_key('level')
+      read = ask('snapshot', { 'options' => options })
+      context.cache('level', read.merge('answers' => {}))
+      context.explain { "Consul: #{read['values'].size} keys below #{options['prefix']} at index #{read['index']}" }
+    end
+    context.cached_value('level')
+  end
+
+  def computed?(key, level)
+    return false unless key.is_a?(String)
+
+    key.start_with?('leader__') ||
+      (level.key?('services') &&
+       (key == 'service_hash' || key.start_with?('service_hash__') || level['services'].any? { |name| key.start_with?("#{name}_") }))
+  end
+
+  def ask(operation, fields)
+    PuppetX::Stacktira::Coprocess.ask(operation, fields)
+  rescue PuppetX::Stacktira::Unanswered => e
+    raise Puppet::DataBinding::LookupError, "stacktira::consul: #{e.message}"
+  end
+end
