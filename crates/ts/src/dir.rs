@@ -147,16 +147,17 @@ impl Places {
         Ok(())
     }
 
-    /// Whether the queue is there; checks it if so.
+    /// Whether the queue is there; checks what is there.
     ///
     /// # Errors
-    /// It is there and not safe.
+    /// The state directory or the queue's is there and not safe.
     pub fn exists(&self) -> Result<bool, Error> {
-        if std::fs::symlink_metadata(&self.dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            return Ok(false);
+        for dir in [self.root.path(), &self.dir] {
+            if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                return Ok(false);
+            }
+            toolkit::dirs::private(dir, 0o700)?;
         }
-        toolkit::dirs::private(self.root.path(), 0o700)?;
-        toolkit::dirs::private(&self.dir, 0o700)?;
         Ok(true)
     }
 

@@ -110,7 +110,7 @@ impl Process {
 
 /// Returns the timeout for poll(2), rounded up so that a wait does not spin in its last millisecond.
 pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
-    let milliseconds = timeout.as_millis() + u128::from(timeout.subsec_nanos() % 1_000_000 != 0);
+    let milliseconds = timeout.as_millis() + u128::from(!timeout.subsec_nanos().is_multiple_of(1_000_000));
     i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
 }
 

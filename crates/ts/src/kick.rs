@@ -194,7 +194,7 @@ pub(crate) fn stop(queue: &Queue, io: &mut Io) -> Result<u8, Error> {
         io.note(format_args!("nothing runs in the queue {}", queue.name()));
         return Ok(exit::NO);
     };
-    queue.page.rec().ask_stop();
+    queue.page.rec().ask_stop(running.run);
     let job = Job::load(&queue.places.job(queue.page.slot(running.slot).key())).ok();
     let grace = job.map_or(Duration::from_secs(10), |job| job.policy.kill_after());
     run::end_group(&process, running.pid, grace);

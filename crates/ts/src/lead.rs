@@ -242,7 +242,7 @@ fn start_and_attend(
     }
     match run::spawn(&queue.page, job, log) {
         Ok(mut child) => {
-            io.note(format_args!("run {run}: {command}"));
+            io.detail(format_args!("run {run}: {command}"));
             queue.page.wake();
             run::attend(Some(&queue.page), &mut child, &job.policy, log, interrupts, show)
         }

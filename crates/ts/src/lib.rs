@@ -91,7 +91,11 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     }
     let mut queue = Queue::open(places)?;
     match &cli.disable {
-        Some(reason) => queue.places.disable(&exit::one_line(reason))?,
+        Some(reason) => {
+            queue.places.disable(&exit::one_line(reason))?;
+            // A leader that only waits for a retry goes.
+            queue.page.wake();
+        }
         None => {
             queue.places.enable()?;
             queue.page.wake();

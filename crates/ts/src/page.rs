@@ -66,7 +66,7 @@ pub(crate) struct Rec {
     run: AtomicU64,
     started_boot_ms: AtomicU64,
     started_unix_ms: AtomicU64,
-    /// Somebody asked for its end; its status is final then, whatever the policy says.
+    /// The run whose end was asked for; its status is final, whatever the policy says.
     stop: AtomicU64,
 }
 
@@ -161,7 +161,6 @@ impl Rec {
         self.run.store(run, SeqCst);
         self.started_boot_ms.store(sys::boot_ms(), SeqCst);
         self.started_unix_ms.store(sys::unix_ms(), SeqCst);
-        self.stop.store(0, SeqCst);
     }
 
     /// Writes the identity of the calling process; called between fork and exec, allocates nothing.
@@ -178,14 +177,14 @@ impl Rec {
         self.state.store(0, SeqCst);
     }
 
-    /// Whether somebody asked for the end of the child.
+    /// Whether somebody asked for the end of the run that is announced.
     pub(crate) fn stop_asked(&self) -> bool {
-        self.stop.load(SeqCst) != 0
+        self.stop.load(SeqCst) == self.run.load(SeqCst)
     }
 
-    /// Asks for the end of the child.
-    pub(crate) fn ask_stop(&self) {
-        self.stop.store(1, SeqCst);
+    /// Asks for the end of a run.
+    pub(crate) fn ask_stop(&self, run: u64) {
+        self.stop.store(run, SeqCst);
     }
 
     fn read(&self) -> Option<Running> {
@@ -281,8 +280,9 @@ impl Slot {
     pub(crate) fn publish(&self, outcome: Outcome, retry_in: Option<Duration>) {
         let results = self.results.load(SeqCst);
         let entry = &self.ring[usize::try_from(results).unwrap_or(0) % RING];
-        let old = entry.seq.swap(0, SeqCst);
-        self.floor.fetch_max(old, SeqCst);
+        // Whoever misses the old entry must already find the floor above it.
+        self.floor.fetch_max(entry.seq.load(SeqCst), SeqCst);
+        entry.seq.store(0, SeqCst);
         entry.from.store(outcome.from, SeqCst);
         entry.status.store(outcome.status.into(), SeqCst);
         entry.run.store(outcome.run, SeqCst);
@@ -485,10 +485,18 @@ impl Page {
     /// A page that was lost took the counters with it, so every job on record counts as kicked.
     fn recover_jobs(&self, places: &Places) {
         let Ok(entries) = std::fs::read_dir(places.jobs()) else { return };
-        let jobs = entries.flatten().filter_map(|entry| Job::load(&entry.path()).ok());
-        for (slot, job) in self.layout().slots.iter().zip(jobs) {
-            if slot.claim(job.key()) {
-                slot.word.fetch_add(1, SeqCst);
+        let mut slots = self.layout().slots.iter();
+        for entry in entries.flatten() {
+            let key = Job::load(&entry.path()).map(|job| job.key());
+            match key {
+                Ok(key) if entry.file_name() == *key.to_string() => {
+                    let Some(slot) = slots.next() else { return };
+                    if slot.claim(key) {
+                        slot.word.fetch_add(1, SeqCst);
+                    }
+                }
+                // What a killed kicker left half-written.
+                _ => drop(std::fs::remove_file(entry.path())),
             }
         }
     }
