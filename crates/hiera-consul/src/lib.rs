@@ -21,6 +21,7 @@ pub mod config;
 pub mod consul;
 pub mod engine;
 pub mod error;
+pub mod hiera3;
 mod interpolate;
 pub mod key;
 mod locations;

@@ -1,15 +1,18 @@
 //! The `lookup` command.
 
+use std::path::Path;
+
 use toolkit::{Io, exit};
 
 use crate::cli::{Lookup, Merge, Render};
 use crate::consul::{Access, Levels};
-use crate::engine::Engine;
+use crate::engine::{Engine, Sources};
 use crate::error::Error;
+use crate::hiera3::{self, Hiera3, Resolution};
 use crate::merge::{Deep, Strategy};
 use crate::scope::Scope;
 use crate::settings::Settings;
-use crate::value::Value;
+use crate::value::{Hash, Value};
 
 /// Lookups nest as deep as data makes them; the limits of the engine fit into this.
 const STACK: usize = 256 << 20;
@@ -24,17 +27,29 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     let merge = strategy(args)?;
     let sources = settings.sources(args)?;
     let (node, facts) = settings.node(args)?;
-    let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
-    for (name, value) in &args.scope {
-        scope.set(name, Value::from(value.as_str()));
-    }
-    let work = || {
-        let engine = Engine::new(sources, scope, Box::new(Levels::new(access)));
-        if args.explain {
-            engine.explain();
+    let work = || match &sources {
+        Sources { hiera_config: Some(file), environment: None }
+            if file.exists() && hiera3::is_version3(file).unwrap_or(false) =>
+        {
+            Outcome { found: version3(args, file, facts, merge.as_ref()), ..Outcome::default() }
         }
-        let found = engine.lookup_first(&args.keys, merge.as_ref());
-        Outcome { found, warnings: engine.take_warnings(), explanation: engine.take_explanation() }
+        _ => {
+            let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
+            for (name, value) in &args.scope {
+                scope.set(name, Value::from(value.as_str()));
+            }
+            let engine = Engine::new(sources, scope, Box::new(Levels::new(access)));
+            if args.explain {
+                engine.explain();
+            }
+            let found = engine.lookup_first(&args.keys, merge.as_ref());
+            let default = || args.default.as_deref().map(Value::from);
+            Outcome {
+                found: found.map(|found| found.or_else(default)),
+                warnings: engine.take_warnings(),
+                explanation: engine.take_explanation(),
+            }
+        }
     };
     let outcome = std::thread::scope(|threads| {
         std::thread::Builder::new()
@@ -52,8 +67,7 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
         io.out(text.as_bytes()).map_err(Error::Write)?;
         return outcome.found.map(|_| exit::OK);
     }
-    let default = args.default.as_deref().map(Value::from);
-    let Some(value) = outcome.found?.or(default) else { return Ok(exit::NO) };
+    let Some(value) = outcome.found? else { return Ok(exit::NO) };
     if let Some(expected) = args.value_type.as_ref().filter(|t| !t.accepts(&value)) {
         return Err(Error::data(format!(
             "found value has wrong type, expects {expected:?}, got {}",
@@ -62,6 +76,30 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     }
     io.out(render(&value, args.render_as)?.as_bytes()).map_err(Error::Write)?;
     Ok(exit::OK)
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Outcome { found: Ok(None), warnings: Vec::new(), explanation: Vec::new() }
+    }
+}
+
+/// Looks up as the `hiera` command does: the facts are the scope, and nothing else is.
+fn version3(args: &Lookup, file: &Path, mut scope: Hash, merge: Option<&Strategy>) -> Result<Option<Value>, Error> {
+    if args.explain {
+        return Err(Error::Argument("--explain needs a version 5 file".to_owned()));
+    }
+    let resolution = Resolution::from_strategy(merge)?;
+    for (name, value) in &args.scope {
+        scope.insert(Value::from(name.as_str()), Value::from(value.as_str()));
+    }
+    let hiera = Hiera3::new(file, scope)?;
+    for key in &args.keys {
+        if let Some(value) = hiera.lookup(key, resolution)? {
+            return Ok(Some(value));
+        }
+    }
+    args.default.as_deref().map(|text| hiera.default(text)).transpose()
 }
 
 fn render(value: &Value, form: Render) -> Result<String, Error> {
@@ -92,6 +130,7 @@ fn strategy(args: &Lookup) -> Result<Option<Strategy>, Error> {
             knockout_prefix: args.knock_out_prefix.clone(),
             sort_merged_arrays: args.sort_merged_arrays,
             merge_hash_arrays: args.merge_hash_arrays,
+            preserve_unmergeables: false,
         }),
     }))
 }

@@ -16,6 +16,8 @@ pub struct Deep {
     pub sort_merged_arrays: bool,
     /// Merge hashes inside lists by position.
     pub merge_hash_arrays: bool,
+    /// Keep the lower value where the two cannot be merged (Hiera 3's merge_behavior `deep`).
+    pub preserve_unmergeables: bool,
 }
 
 /// How values of several sources become one.
@@ -216,7 +218,7 @@ impl Deep {
         if matches!(source, Value::Null) {
             return Ok(dest);
         }
-        if matches!(dest, Value::Null | Value::Bool(false)) {
+        if matches!(dest, Value::Null | Value::Bool(false)) && !self.preserve_unmergeables {
             return Ok(source);
         }
         match (source, dest) {
@@ -291,7 +293,10 @@ impl Deep {
         Ok(Value::Array(joined))
     }
 
-    fn overwrite(&self, source: Value, _dest: Value) -> Value {
+    fn overwrite(&self, source: Value, dest: Value) -> Value {
+        if self.preserve_unmergeables {
+            return dest;
+        }
         let Some(prefix) = &self.knockout_prefix else {
             return source;
         };

@@ -1,0 +1,518 @@
+//! Version 3 files without an environment: the lookup of the `hiera` 3.10 command.
+//!
+//! It is another algorithm than the engine's: backends after backends, one resolution type for all
+//! (`first`, `unique` as `--array`, `hash` as `--hash` with the file's merge_behavior), a scope of
+//! plain variables, and an interpolation of its own. Its peculiarities are kept, because data that
+//! is read this way was written for them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use crate::error::Error;
+use crate::merge::{Deep, Strategy};
+use crate::psych;
+use crate::value::{Hash, Value};
+
+const DATADIR: &str = "/etc/puppet/environments/%{environment}/hieradata";
+const MOST_NESTED: usize = 150;
+
+/// How values of several sources become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The first one.
+    Priority,
+    /// All as one list.
+    Array,
+    /// All hashes as one.
+    Hash,
+}
+
+impl Resolution {
+    /// Returns what a merge strategy of the command line means to Hiera 3.
+    pub fn from_strategy(strategy: Option<&Strategy>) -> Result<Self, Error> {
+        match strategy {
+            None | Some(Strategy::First) => Ok(Resolution::Priority),
+            Some(Strategy::Unique) => Ok(Resolution::Array),
+            Some(Strategy::Hash) => Ok(Resolution::Hash),
+            Some(Strategy::Deep(_)) => Err(Error::Argument(
+                "a version 3 file decides itself how deep hashes are merged (merge_behavior); use --merge hash"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Resolution::Priority => "priority",
+            Resolution::Array => "array",
+            Resolution::Hash => "hash",
+        }
+    }
+}
+
+/// What is being interpolated, to find loops; shared by everything inside of one string.
+type Guard = Rc<RefCell<Vec<String>>>;
+
+/// Tells whether a file is of version 3 (or no hash at all, which Hiera 3 takes for defaults).
+pub fn is_version3(file: &Path) -> Result<bool, Error> {
+    Ok(match read_config(file)? {
+        Value::Hash(config) => match setting(&config, "version").or_else(|| config.get_str("version")) {
+            None => true,
+            Some(version) => *version == Value::Int(3),
+        },
+        _ => true,
+    })
+}
+
+fn read_config(file: &Path) -> Result<Value, Error> {
+    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
+    psych::load(&bytes).map_err(|e| e.in_file(file))
+}
+
+/// Settings of version 3 are symbols.
+fn setting<'a>(hash: &'a Hash, name: &str) -> Option<&'a Value> {
+    hash.get(&Value::Symbol(name.to_owned()))
+}
+
+#[derive(Clone, Copy)]
+enum Backend {
+    Yaml,
+    Json,
+}
+
+impl Backend {
+    fn name(self) -> &'static str {
+        match self {
+            Backend::Yaml => "yaml",
+            Backend::Json => "json",
+        }
+    }
+}
+
+/// Answers lookups of one version 3 file.
+pub struct Hiera3 {
+    file: PathBuf,
+    config: Hash,
+    backends: Vec<Backend>,
+    hierarchy: Vec<String>,
+    /// `None` is native: the top level only.
+    deep: Option<Deep>,
+    scope: Hash,
+    files: RefCell<HashMap<PathBuf, Rc<Hash>>>,
+    /// Set while a part of the configuration is interpolated.
+    config_guard: RefCell<Option<Guard>>,
+}
+
+impl Hiera3 {
+    /// Reads and validates a file; `scope` are the variables.
+    pub fn new(file: &Path, scope: Hash) -> Result<Self, Error> {
+        let config = match read_config(file)? {
+            Value::Hash(config) => config,
+            Value::Null | Value::Bool(false) => Hash::new(),
+            other => return Err(Error::data(format!("holds {}, not a hash", other.type_name())).in_file(file)),
+        };
+        let fail = |message: String| Error::data(message).in_file(file);
+        let texts = |name: &str, default: &[&str]| match setting(&config, name) {
+            None => Ok(default.iter().map(|text| (*text).to_owned()).collect()),
+            Some(Value::String(one)) => Ok(vec![one.clone()]),
+            Some(Value::Array(list)) => list
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(|| fail(format!(":{name} must hold strings"))),
+            Some(_) => Err(fail(format!(":{name} must be a string or a list of strings"))),
+        };
+        let backends = texts("backends", &["yaml"])?
+            .iter()
+            .map(|name| match name.as_str() {
+                "yaml" => Ok(Backend::Yaml),
+                "json" => Ok(Backend::Json),
+                other => Err(fail(format!(
+                    "backend '{other}' of a version 3 file is not one that hiera-consul can answer (yaml, json); a version 5 file can name {}",
+                    crate::engine::CONSUL_FUNCTION
+                ))),
+            })
+            .collect::<Result<_, _>>()?;
+        let hierarchy = texts("hierarchy", &["nodes/%{::trusted.certname}", "common"])?;
+        let deep = match setting(&config, "merge_behavior").map(Value::to_text).as_deref() {
+            None | Some("" | "native") => None,
+            Some(behavior @ ("deep" | "deeper")) => {
+                let mut deep = match setting(&config, "deep_merge_options") {
+                    None | Some(Value::Null) => Deep::default(),
+                    Some(options) => deep_options(options).map_err(fail)?,
+                };
+                deep.preserve_unmergeables = behavior == "deep";
+                Some(deep)
+            }
+            Some(other) => return Err(fail(format!("unknown :merge_behavior {other}"))),
+        };
+        Ok(Hiera3 {
+            file: file.to_owned(),
+            backends,
+            hierarchy,
+            deep,
+            config,
+            scope,
+            files: RefCell::default(),
+            config_guard: RefCell::default(),
+        })
+    }
+
+    /// Looks up a key.
+    pub fn lookup(&self, key: &str, resolution: Resolution) -> Result<Option<Value>, Error> {
+        self.lookup_guarded(key, resolution, None)
+    }
+
+    /// Returns the default as Hiera 3 returns it: interpolated.
+    pub fn default(&self, text: &str) -> Result<Value, Error> {
+        self.interpolate(text, None)
+    }
+
+    fn lookup_guarded(&self, key: &str, resolution: Resolution, guard: Option<&Guard>) -> Result<Option<Value>, Error> {
+        let segments = split(key).ok_or_else(|| Error::data(format!("syntax error in key: {key}")))?;
+        if segments.len() > 1 && resolution != Resolution::Priority {
+            return Err(Error::data(format!(
+                "resolution type {} is illegal when accessing values using dotted keys, as in '{key}'",
+                resolution.name()
+            )));
+        }
+        let mut all = Vec::new();
+        let mut joined: Option<Value> = None;
+        let mut found = false;
+        for backend in &self.backends {
+            let Some(value) = self.in_backend(*backend, &segments[0], resolution, guard)? else { continue };
+            let Some(value) = dig(&segments[1..], value, key)? else { continue };
+            found = true;
+            match resolution {
+                Resolution::Priority => return Ok(Some(value)),
+                Resolution::Array => all.push(value),
+                Resolution::Hash => joined = Some(self.join(key, value, joined)?),
+            }
+        }
+        Ok(match resolution {
+            Resolution::Array if found => Some(flat(all)),
+            Resolution::Hash => joined,
+            _ => None,
+        })
+    }
+
+    fn in_backend(
+        &self,
+        backend: Backend,
+        key: &str,
+        resolution: Resolution,
+        guard: Option<&Guard>,
+    ) -> Result<Option<Value>, Error> {
+        let mut all = Vec::new();
+        let mut joined: Option<Value> = None;
+        let mut found = false;
+        for source in &self.hierarchy {
+            // Interpolated only when the lookup comes this far: a source may be looked up in those before.
+            let source = self.interpolate_config(source)?;
+            if source.is_empty() || source.starts_with('/') || source.ends_with('/') || source.contains("//") {
+                continue;
+            }
+            let Some(data) = self.data(backend, &source)? else { continue };
+            let Some(value) = data.get_str(key) else { continue };
+            found = true;
+            let value = self.answer(value, guard)?;
+            match resolution {
+                Resolution::Priority => return Ok(Some(value)),
+                Resolution::Array => {
+                    if !matches!(value, Value::Array(_) | Value::String(_)) {
+                        return Err(mismatch(key, "Array", &value));
+                    }
+                    all.push(value);
+                }
+                Resolution::Hash => joined = Some(self.join(key, value, joined)?),
+            }
+        }
+        Ok(match resolution {
+            Resolution::Array if found => Some(Value::Array(all)),
+            Resolution::Hash => joined,
+            _ => None,
+        })
+    }
+
+    /// Joins a hash of lower priority below what was found before.
+    fn join(&self, key: &str, lower: Value, higher: Option<Value>) -> Result<Value, Error> {
+        let Value::Hash(mut lower) = lower else { return Err(mismatch(key, "Hash", &lower)) };
+        let Some(higher) = higher else { return Ok(Value::Hash(lower)) };
+        match &self.deep {
+            Some(deep) => deep.merge(higher, Value::Hash(lower)),
+            None => {
+                if let Value::Hash(higher) = higher {
+                    for (name, value) in higher {
+                        lower.insert(name, value);
+                    }
+                }
+                Ok(Value::Hash(lower))
+            }
+        }
+    }
+
+    fn data(&self, backend: Backend, source: &str) -> Result<Option<Rc<Hash>>, Error> {
+        let settings = setting(&self.config, backend.name()).and_then(Value::as_hash);
+        let datadir = match settings.and_then(|settings| setting(settings, "datadir")) {
+            None | Some(Value::Null) => DATADIR,
+            Some(Value::String(datadir)) => datadir,
+            Some(_) => {
+                return Err(Error::data(format!(":datadir of {} must be a string", backend.name())).in_file(&self.file));
+            }
+        };
+        let path = PathBuf::from(self.interpolate_config(datadir)?).join(format!("{source}.{}", backend.name()));
+        if !path.exists() {
+            return Ok(None);
+        }
+        if let Some(data) = self.files.borrow().get(&path) {
+            return Ok(Some(Rc::clone(data)));
+        }
+        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let value = match backend {
+            Backend::Yaml => psych::load(&bytes).map_err(|e| e.in_file(&path))?,
+            Backend::Json => serde_json::from_slice(&bytes).map(Value::from_json).map_err(|e| Error::Data {
+                message: e.to_string(),
+                file: Some(path.clone()),
+                line: Some(e.line()),
+            })?,
+        };
+        let data = match (backend, value) {
+            (_, Value::Hash(data)) => data,
+            (Backend::Yaml, Value::Null | Value::Bool(false)) => Hash::new(),
+            (_, other) => {
+                return Err(Error::data(format!("holds {}, not a hash", other.type_name())).in_file(&path));
+            }
+        };
+        let data = Rc::new(data);
+        self.files.borrow_mut().insert(path, Rc::clone(&data));
+        Ok(Some(data))
+    }
+
+    fn answer(&self, value: &Value, guard: Option<&Guard>) -> Result<Value, Error> {
+        Ok(match value {
+            Value::String(text) => self.interpolate(text, guard)?,
+            Value::Array(list) => {
+                Value::Array(list.iter().map(|item| self.answer(item, guard)).collect::<Result<_, _>>()?)
+            }
+            Value::Hash(hash) => Value::Hash(
+                hash.iter()
+                    .map(|(key, value)| {
+                        let key = match key {
+                            Value::String(text) => self.interpolate(text, guard)?,
+                            other => other.clone(),
+                        };
+                        Ok((key, self.answer(value, guard)?))
+                    })
+                    .collect::<Result<_, Error>>()?,
+            ),
+            Value::Symbol(_) => Value::Null,
+            other => other.clone(),
+        })
+    }
+
+    fn interpolate_config(&self, text: &str) -> Result<String, Error> {
+        let outer = self.config_guard.borrow().clone();
+        let guard = outer.clone().unwrap_or_default();
+        if outer.is_none() {
+            *self.config_guard.borrow_mut() = Some(Rc::clone(&guard));
+        }
+        let result = self.interpolate(text, Some(&guard));
+        if outer.is_none() {
+            *self.config_guard.borrow_mut() = None;
+        }
+        Ok(result.map_err(|e| e.in_file(&self.file))?.to_text())
+    }
+
+    fn interpolate(&self, text: &str, guard: Option<&Guard>) -> Result<Value, Error> {
+        let guard = guard.cloned().unwrap_or_default();
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some((before, token, after)) = next_token(rest) {
+            out.push_str(before);
+            rest = after;
+            let (value, method) = self.token(token, &guard)?;
+            if method == Method::Alias && !matches!(value, Value::String(_)) {
+                if token.len() == text.len() {
+                    return Ok(value);
+                }
+                return Err(Error::data(format!("alias cannot stand inside of a string: {text}")));
+            }
+            out.push_str(&value.to_text());
+        }
+        out.push_str(rest);
+        Ok(Value::String(out))
+    }
+
+    /// Resolves one `%{…}`.
+    fn token(&self, token: &str, guard: &Guard) -> Result<(Value, Method), Error> {
+        let expression = &token[2..token.len() - 1];
+        if matches!(expression.trim(), "" | "::" | "\"\"" | "''" | "\"::\"" | "'::'") {
+            return Ok((Value::from(""), Method::Scope));
+        }
+        {
+            let mut seen = guard.borrow_mut();
+            if seen.iter().any(|other| other == expression) {
+                return Err(Error::data(format!("lookup recursion detected in [{}]", seen.join(", "))));
+            }
+            if seen.len() >= MOST_NESTED {
+                return Err(Error::data(format!("lookups are nested deeper than {MOST_NESTED}")));
+            }
+            seen.push(expression.to_owned());
+        }
+        let (method, key) = method_and_key(expression)?;
+        let value = match method {
+            Method::Scope => self.variable(key, token)?,
+            // Stays in the guard, as in Hiera 3: the same literal twice in a string counts as a loop.
+            Method::Literal => return Ok((Value::from(key), method)),
+            Method::Hiera | Method::Alias => self.lookup_guarded(key, Resolution::Priority, Some(guard))?,
+        };
+        let value = value.unwrap_or(Value::Null);
+        // Of a string that came out only the first token is resolved, and it becomes the whole.
+        let inner = match &value {
+            Value::String(text) => next_token(text).map(|(_, inner, _)| inner.to_owned()),
+            _ => None,
+        };
+        let value = match inner {
+            Some(inner) => self.token(&inner, guard)?.0,
+            None => value,
+        };
+        guard.borrow_mut().pop();
+        Ok((value, method))
+    }
+
+    fn variable(&self, key: &str, token: &str) -> Result<Option<Value>, Error> {
+        let segments =
+            split(key).ok_or_else(|| Error::data(format!("syntax error in interpolation expression: {token}")))?;
+        dig(&segments, Value::Hash(self.scope.clone()), key)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Scope,
+    Hiera,
+    Literal,
+    Alias,
+}
+
+fn method_and_key(expression: &str) -> Result<(Method, &str), Error> {
+    let call = expression.split_once('(').and_then(|(name, rest)| {
+        let argument = rest.strip_suffix(')')?;
+        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        (word && !argument.contains(')')).then_some((name, argument))
+    });
+    let Some((name, argument)) = call else { return Ok((Method::Scope, expression)) };
+    let method = match name {
+        "scope" => Method::Scope,
+        "hiera" => Method::Hiera,
+        "literal" => Method::Literal,
+        "alias" => Method::Alias,
+        other => return Err(Error::data(format!("invalid interpolation method '{other}'"))),
+    };
+    let key = ['"', '\''].iter().find_map(|quote| {
+        let key = argument.strip_prefix(*quote)?.strip_suffix(*quote)?;
+        (!key.is_empty() && !key.contains(*quote)).then_some(key)
+    });
+    match key {
+        Some(key) => Ok((method, key)),
+        None => Err(Error::data(format!("argument to interpolation method '{name}' must be quoted, got '{argument}'"))),
+    }
+}
+
+/// Returns what is before, the first `%{…}`, and what is after it.
+fn next_token(text: &str) -> Option<(&str, &str, &str)> {
+    let start = text.find("%{")?;
+    let end = start + text[start..].find('}')? + 1;
+    Some((&text[..start], &text[start..end], &text[end..]))
+}
+
+/// Splits a key at dots; quoted parts keep theirs.
+fn split(key: &str) -> Option<Vec<String>> {
+    let mut segments = Vec::new();
+    let mut rest = key;
+    loop {
+        let (segment, after) = match rest.chars().next()? {
+            quote @ ('"' | '\'') => {
+                let end = rest[1..].find(quote).filter(|end| *end > 0)?;
+                (&rest[1..=end], &rest[end + 2..])
+            }
+            _ => {
+                let end = rest.find(['\'', '"', '.']).unwrap_or(rest.len());
+                if end == 0 {
+                    return None;
+                }
+                rest.split_at(end)
+            }
+        };
+        segments.push(segment.to_owned());
+        if after.is_empty() {
+            return Some(segments);
+        }
+        rest = after.strip_prefix('.')?;
+    }
+}
+
+fn dig(segments: &[String], value: Value, key: &str) -> Result<Option<Value>, Error> {
+    let mut value = value;
+    for segment in segments {
+        let number = segment.bytes().all(|b| b.is_ascii_digit());
+        value = match (value, number) {
+            (Value::Null, _) => return Ok(None),
+            (Value::Array(mut list), true) => match segment.parse::<usize>().ok().filter(|at| *at < list.len()) {
+                Some(at) => list.swap_remove(at),
+                None => return Ok(None),
+            },
+            (Value::Hash(hash), false) => match hash.get_str(segment) {
+                Some(value) => value.clone(),
+                None => return Ok(None),
+            },
+            (other, _) => {
+                return Err(Error::data(format!(
+                    "type mismatch: got {} where {} was expected to access '{segment}' of key '{key}'",
+                    other.type_name(),
+                    if number { "an Array" } else { "a Hash" }
+                )));
+            }
+        };
+    }
+    Ok(Some(value))
+}
+
+fn mismatch(key: &str, expected: &str, value: &Value) -> Error {
+    Error::data(format!("type mismatch for key '{key}': expected {expected}, got {}", value.type_name()))
+}
+
+/// One flat list without duplicates and nulls.
+fn flat(all: Vec<Value>) -> Value {
+    fn flatten(list: Vec<Value>, out: &mut Vec<Value>) {
+        for item in list {
+            match item {
+                Value::Array(inner) => flatten(inner, out),
+                Value::Null => {}
+                other if out.contains(&other) => {}
+                other => out.push(other),
+            }
+        }
+    }
+    let mut out = Vec::new();
+    flatten(all, &mut out);
+    Value::Array(out)
+}
+
+fn deep_options(options: &Value) -> Result<Deep, String> {
+    let Value::Hash(options) = options else { return Err(":deep_merge_options must be a hash".to_owned()) };
+    let mut deep = Deep::default();
+    for (name, value) in options.iter() {
+        match (name.to_text().as_str(), value) {
+            ("knockout_prefix", Value::String(prefix)) if !prefix.is_empty() => {
+                deep.knockout_prefix = Some(prefix.clone());
+            }
+            ("sort_merged_arrays", Value::Bool(on)) => deep.sort_merged_arrays = *on,
+            ("merge_hash_arrays", Value::Bool(on)) => deep.merge_hash_arrays = *on,
+            (other, _) => return Err(format!("deep merge option {other} is not supported")),
+        }
+    }
+    Ok(deep)
+}
