@@ -16,6 +16,8 @@ Examples:
       Plain trees without .git, each replaced at once
   cloner --mirror http://build1:8080/git repos.yaml
       Take everything from a mirror; the manifest stays as it is
+  cloner --lock repos.lock repos.yaml
+      Note the commits; with --locked another machine gets exactly these
   cloner --plan repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
       Show what would change, with values of the manifest overridden
   cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
@@ -31,8 +33,8 @@ Exit status:
   0   All repositories hold the commits that the manifest asks for
   1   Some failed (named, with the cause) or, with --status and --verify, some differ
   2   The command line cannot be understood, or an override names nothing in the manifest
-  65  The manifest cannot be read or is wrong
-  73  The root cannot be created or written
+  65  The manifest or the lock file cannot be read or is wrong
+  73  The root or the lock file cannot be created or written
   75  Another run holds the root and --no-wait was given";
 
 /// Bring the git repositories of a manifest to this machine, in parallel and exactly
@@ -80,6 +82,18 @@ pub struct Cli {
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
 
+    /// Write the commits that were resolved to FILE, for --locked
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+
+    /// Place exactly the commits of the lock file and resolve nothing
+    #[arg(long, requires = "lock", conflicts_with = "update")]
+    pub locked: bool,
+
+    /// Resolve this repository anew and keep the lock file's commits for all others (can be repeated)
+    #[arg(long, value_name = "NAME", requires = "lock")]
+    pub update: Vec<String>,
+
     /// Move what is in the way to .cloner/saved below the root, instead of refusing
     #[arg(long)]
     pub force: bool,
@@ -89,11 +103,11 @@ pub struct Cli {
     pub plan: bool,
 
     /// Say what is placed and whether it was changed; no network
-    #[arg(long, conflicts_with_all = ["verify", "force", "no_wait"])]
+    #[arg(long, conflicts_with_all = ["verify", "force", "no_wait", "lock"])]
     pub status: bool,
 
     /// As --status, but read every file
-    #[arg(long, conflicts_with_all = ["force", "no_wait"])]
+    #[arg(long, conflicts_with_all = ["force", "no_wait", "lock"])]
     pub verify: bool,
 
     /// Exit with 75 when another run holds the root, instead of waiting

@@ -42,6 +42,22 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// The lock file's content.
+    #[error("{}: {message}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The lock file on disk.
+    #[error("cannot write the lock file {}", path.display())]
+    WriteLock {
+        /// The lock file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// Another run is at work.
     #[error("another run holds {}", root.display())]
     Busy {
@@ -57,8 +73,8 @@ impl Failure for Error {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } | Self::Manifest(ManifestError::Override { .. }) => exit::USAGE,
-            Self::Manifest(_) | Self::Conflict { .. } => exit::BAD_INPUT,
-            Self::Root { .. } | Self::Output(_) => exit::CANT_CREATE,
+            Self::Manifest(_) | Self::Conflict { .. } | Self::Lock { .. } => exit::BAD_INPUT,
+            Self::Root { .. } | Self::WriteLock { .. } | Self::Output(_) => exit::CANT_CREATE,
             Self::Busy { .. } => exit::BUSY,
         }
     }

@@ -21,6 +21,8 @@ pub(crate) enum Cause {
     LocalChanges,
     /// The disk refused.
     Disk,
+    /// The lock file does not have it, or has something else.
+    Lock,
 }
 
 /// Whether trying again can help.

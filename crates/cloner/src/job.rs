@@ -9,6 +9,7 @@ use toolkit::backoff::Backoff;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
 use crate::git::{self, Head, Remote, Target, Want};
+use crate::lockfile::Lock;
 use crate::manifest::Repo;
 use crate::place::{self, Site, Staged, tree_in};
 use crate::record::{GitDir, Occupied, Record};
@@ -26,6 +27,9 @@ pub(crate) struct Setup<'a> {
     pub(crate) retries: u16,
     pub(crate) force: bool,
     pub(crate) plan: bool,
+    pub(crate) lock: Option<&'a Lock>,
+    pub(crate) locked: bool,
+    pub(crate) update: &'a [String],
     pub(crate) manifest: &'a Path,
 }
 
@@ -33,7 +37,7 @@ pub(crate) struct Setup<'a> {
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// The place holds the commit already.
-    Unchanged { sha: String },
+    Unchanged { sha: String, tree: String },
     /// `--plan`: the place would get the commit.
     Planned { old: Option<String>, new: String },
     /// The tree waits to be placed.
@@ -49,6 +53,8 @@ struct Job<'a> {
     /// Where it is taken from.
     via: Source,
     want: Want,
+    /// The tree that the lock file promises.
+    locked_tree: Option<String>,
     staging: PathBuf,
 }
 
@@ -81,14 +87,14 @@ pub(crate) fn work(setup: &Setup<'_>, repo: &Repo, dest: &Path, number: usize) -
     if let (Want::Commit(oid), Some(record)) = (&job.want, clean)
         && record.sha == oid.to_string()
     {
-        return Ok(Progress::Unchanged { sha: record.sha.clone() });
+        return job.unchanged(setup, record);
     }
     let deadline = Instant::now() + setup.timeout;
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
     let mut attempt = 0;
     loop {
         let fault = match job.attempt(setup, clean.map(|record| record.sha.as_str()), deadline) {
-            Ok(Attempt::Same(sha)) => return Ok(Progress::Unchanged { sha }),
+            Ok(Attempt::Same) => return job.unchanged(setup, clean.expect("only a clean place can be the same")),
             Ok(Attempt::New(new)) => return Ok(Progress::Planned { old, new }),
             Ok(Attempt::Staged(staged)) => return Ok(Progress::Staged { old, staged }),
             Err(fault) => fault,
@@ -111,7 +117,7 @@ pub(crate) fn work(setup: &Setup<'_>, repo: &Repo, dest: &Path, number: usize) -
 }
 
 enum Attempt {
-    Same(String),
+    Same,
     New(String),
     Staged(Box<Staged>),
 }
@@ -129,9 +135,45 @@ impl<'a> Job<'a> {
             return Err(refused(format!("{} sources are only taken from a mirror", url.scheme))
                 .hint("use an https source, or pass --mirror"));
         }
-        let want = Want::parse(repo.reference.as_deref())?;
+        let mut want = Want::parse(repo.reference.as_deref())?;
+        let mut locked_tree = None;
+        if let Some(lock) = setup.lock.filter(|_| setup.locked || !setup.update.is_empty())
+            && !setup.update.contains(&repo.name)
+        {
+            match lock.find(repo) {
+                Some((sha, tree)) => (want, locked_tree) = (Want::parse(Some(sha))?, Some(tree.to_owned())),
+                None if setup.locked => {
+                    return Err(Fault::new(Cause::Lock, "the lock file has no entry of this name, source and ref")
+                        .hint("run without --locked, or with --update NAME, to resolve it"));
+                }
+                None => {}
+            }
+        }
         let staging = setup.site.stage().join(number.to_string());
-        Ok(Self { repo, dest, origin: source.to_string(), via, want, staging })
+        Ok(Self { repo, dest, origin: source.to_string(), via, want, locked_tree, staging })
+    }
+
+    fn unchanged(&self, setup: &Setup<'_>, record: &Record) -> Result<Progress, Fault> {
+        self.check_locked(&record.tree)?;
+        if !setup.plan && record.reference != self.repo.reference {
+            // The same commit by another name: the tree stays, what is said about it changes.
+            let record = Record { reference: self.repo.reference.clone(), ..record.clone() };
+            let records = &setup.site.records;
+            records
+                .announce(&record)
+                .and_then(|()| records.confirm(self.dest))
+                .map_err(|err| Fault::disk(records.directory(), &err))?;
+        }
+        Ok(Progress::Unchanged { sha: record.sha.clone(), tree: record.tree.clone() })
+    }
+
+    fn check_locked(&self, tree: &str) -> Result<(), Fault> {
+        match &self.locked_tree {
+            Some(locked) if locked != tree => {
+                Err(Fault::new(Cause::Lock, format!("the commit's tree is {tree}, the lock file has {locked}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn attempt(&self, setup: &Setup<'_>, have: Option<&str>, deadline: Instant) -> Result<Attempt, Fault> {
@@ -143,7 +185,7 @@ impl<'a> Job<'a> {
                 target.oid = git::commit(&source, target.oid)?.id();
                 let sha = target.oid.to_string();
                 if have == Some(&sha) {
-                    return Ok(Attempt::Same(sha));
+                    return Ok(Attempt::Same);
                 }
                 if setup.plan {
                     return Ok(Attempt::New(sha));
@@ -160,7 +202,7 @@ impl<'a> Job<'a> {
                 let target = self.want.find(&heads)?;
                 let sha = target.oid.to_string();
                 if have == Some(&sha) {
-                    return Ok(Attempt::Same(sha));
+                    return Ok(Attempt::Same);
                 }
                 if setup.plan {
                     return Ok(Attempt::New(sha));
@@ -188,9 +230,10 @@ impl<'a> Job<'a> {
 
     fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
         let tree = tree_of(source, target)?;
+        self.check_locked(&tree.id().to_string())?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
         tree::write(source, &tree, &tree_in(&self.staging))?;
-        self.staged(setup, target, None)
+        self.staged(setup, target, &tree, None)
     }
 
     fn clone(&self, setup: &Setup<'_>, from: Remote<'_>, heads: &[Head], target: &Target) -> Result<Attempt, Fault> {
@@ -201,7 +244,9 @@ impl<'a> Job<'a> {
         git::fetch_all(from, &clone, heads, target)?;
         let commit = git::commit(&clone, target.oid)?;
         let target = Target { oid: commit.id(), ..target.clone() };
-        tree::check(&clone, &tree_of(&clone, &target)?)?;
+        let tree = tree_of(&clone, &target)?;
+        self.check_locked(&tree.id().to_string())?;
+        tree::check(&clone, &tree)?;
         match &target.branch {
             Some(branch) => {
                 let name = format!("refs/heads/{branch}");
@@ -214,13 +259,17 @@ impl<'a> Job<'a> {
             None => clone.set_head_detached(target.oid).map_err(fail)?,
         }
         clone.checkout_tree(commit.as_object(), Some(CheckoutBuilder::new().force())).map_err(fail)?;
-        drop(commit);
-        drop(clone);
         let git = GitDir::read(&path).map_err(|why| Fault::new(Cause::Disk, why))?;
-        self.staged(setup, &target, Some(git))
+        self.staged(setup, &target, &tree, Some(git))
     }
 
-    fn staged(&self, setup: &Setup<'_>, target: &Target, git: Option<GitDir>) -> Result<Attempt, Fault> {
+    fn staged(
+        &self,
+        setup: &Setup<'_>,
+        target: &Target,
+        tree: &git2::Tree<'_>,
+        git: Option<GitDir>,
+    ) -> Result<Attempt, Fault> {
         let record = Record {
             v: Record::version(),
             name: self.repo.name.clone(),
@@ -228,6 +277,7 @@ impl<'a> Job<'a> {
             source: self.origin.clone(),
             reference: self.repo.reference.clone(),
             sha: target.oid.to_string(),
+            tree: tree.id().to_string(),
             mode: setup.mode,
             manifest: setup.manifest.to_owned(),
             git,

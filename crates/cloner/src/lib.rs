@@ -23,6 +23,7 @@ mod error;
 mod fault;
 mod git;
 mod job;
+mod lockfile;
 pub mod manifest;
 mod nearest;
 mod place;
@@ -45,6 +46,7 @@ pub use crate::error::Error;
 use crate::fault::{Cause, Fault};
 use crate::git::Want;
 use crate::job::{Progress, Setup};
+use crate::lockfile::Lock;
 use crate::manifest::{Manifest, Repo};
 use crate::place::Site;
 use crate::record::Occupied;
@@ -78,6 +80,17 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         let clean = lines.iter().all(|line| line.state == State::Clean);
         return Ok(if clean { exit::OK } else { exit::NO });
     }
+    if let Some(name) = cli.update.iter().find(|name| entries.iter().all(|(repo, _)| repo.name != **name)) {
+        let names = entries.iter().map(|(repo, _)| repo.name.as_str());
+        return Err(Error::Usage {
+            message: format!("--update: the manifest has no repository '{name}'"),
+            hint: nearest::nearest(name, names).map(|near| format!("did you mean '{near}'?")),
+        });
+    }
+    let lock = match &cli.lock {
+        Some(path) => Some(Lock::read(path, cli.locked || !cli.update.is_empty())?),
+        None => None,
+    };
     let client = transport::Client::new(usize::from(cli.jobs));
     let setup = Setup {
         site: &site,
@@ -88,11 +101,19 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         retries: cli.retries,
         force: cli.force,
         plan: cli.plan,
+        lock: lock.as_ref(),
+        locked: cli.locked,
+        update: &cli.update,
         manifest: &path,
     };
     let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
     let results = work_all(&setup, &entries, usize::from(cli.jobs));
-    let lines = finish(&setup, &entries, results, io);
+    let (lines, resolved) = finish(&setup, &entries, results, io);
+    if let Some(path) = cli.lock.as_ref().filter(|_| !cli.plan && !cli.locked) {
+        let old = lock.as_ref().expect("read above");
+        let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
+        Lock::of(repos, old).write(path)?;
+    }
     if !cli.plan {
         // Old trees and what failed attempts left; the next run would do it too.
         if let Err(err) = place::remove_tree(&site.stage()) {
@@ -217,14 +238,25 @@ fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize) -> Vec<Result<Pro
 }
 
 /// Places what is staged and says what became of each repository.
-fn finish(setup: &Setup<'_>, entries: &[Entry], results: Vec<Result<Progress, Fault>>, io: &mut Io) -> Vec<Line> {
+///
+/// Beside the lines come the commits and trees that places now hold, for the lock file.
+fn finish(
+    setup: &Setup<'_>,
+    entries: &[Entry],
+    results: Vec<Result<Progress, Fault>>,
+    io: &mut Io,
+) -> (Vec<Line>, Vec<Option<(String, String)>>) {
     let staged = results.iter().any(|result| matches!(result, Ok(Progress::Staged { .. })));
     let flushed = if staged { setup.site.flush() } else { Ok(()) };
     let mut lines = Vec::new();
-    for ((repo, _), result) in entries.iter().zip(results) {
+    let mut resolved = vec![None; entries.len()];
+    for (((repo, _), result), resolved) in entries.iter().zip(results).zip(&mut resolved) {
         lines.push(match result {
             Err(fault) => Line::failed(repo, None, fault),
-            Ok(Progress::Unchanged { sha }) => Line::new(repo, State::Unchanged, Some(sha.clone()), Some(sha)),
+            Ok(Progress::Unchanged { sha, tree }) => {
+                *resolved = Some((sha.clone(), tree));
+                Line::new(repo, State::Unchanged, Some(sha.clone()), Some(sha))
+            }
             Ok(Progress::Planned { old, new }) => {
                 let state = if old.is_some() { State::WouldUpdate } else { State::WouldPlace };
                 Line::new(repo, state, old, Some(new))
@@ -239,6 +271,7 @@ fn finish(setup: &Setup<'_>, entries: &[Entry], results: Vec<Result<Progress, Fa
                         if let Some(saved) = saved {
                             io.warn(format_args!("{}: the old tree is kept in {}", repo.name, saved.display()));
                         }
+                        *resolved = Some((staged.record.sha.clone(), staged.record.tree.clone()));
                         let state = if old.is_some() { State::Updated } else { State::Placed };
                         Line::new(repo, state, old, Some(staged.record.sha.clone()))
                     }
@@ -247,7 +280,7 @@ fn finish(setup: &Setup<'_>, entries: &[Entry], results: Vec<Result<Progress, Fa
             }
         });
     }
-    lines
+    (lines, resolved)
 }
 
 /// Looks at one place, without the network.

@@ -215,14 +215,13 @@ impl Manifest {
                 // Only variables and no source: nothing to bring. But who writes a place for a
                 // repository meant to have one.
                 _ => {
-                    if let Some((key, scalar)) = group.scalars.iter().find(|(key, _)| key == "ref" || key == "dest") {
-                        if !path.is_empty() {
-                            return Err(scalar.at.error(
-                                &self.file,
-                                format!("'{}' has {key} but no source", path.join("::")),
-                                Some("set source here or in a group above".to_owned()),
-                            ));
-                        }
+                    let meant = group.scalars.iter().find(|(key, _)| key == "ref" || key == "dest");
+                    if let Some((key, scalar)) = meant.filter(|_| !path.is_empty()) {
+                        return Err(scalar.at.error(
+                            &self.file,
+                            format!("'{}' has {key} but no source", path.join("::")),
+                            Some("set source here or in a group above".to_owned()),
+                        ));
                     }
                 }
             }

@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) reference: Option<String>,
     /// The commit.
     pub(crate) sha: String,
+    /// The commit's tree.
+    pub(crate) tree: String,
     pub(crate) mode: Mode,
     /// The manifest that asked for it.
     pub(crate) manifest: PathBuf,

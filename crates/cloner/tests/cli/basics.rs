@@ -296,3 +296,43 @@ fn a_closed_pipe_is_no_failure() {
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn a_lock_file_fixes_what_is_placed() {
+    let server = GitServer::start();
+    let repo = server.repo("a.git");
+    let first = repo.commit("main", &[("file", Content::File("1"))]);
+    server.repo("b.git").commit("main", &[("file", Content::File("b"))]);
+    let scratch = Scratch::new();
+    scratch.manifest(&format!(
+        "dest: '%{{name}}'\nref: main\na: {{source: '{}'}}\nb: {{source: '{}'}}\n",
+        server.url("a.git"),
+        server.url("b.git")
+    ));
+    scratch.run(&["--lock", "lock"]).code(0);
+    let text = std::fs::read_to_string(scratch.path("lock")).expect("written");
+    assert!(text.contains(&first));
+    repo.commit("main", &[("file", Content::File("2"))]);
+    drop(server.requests());
+    scratch.run(&["--lock", "lock", "--locked"]).code(0);
+    assert_eq!((scratch.read("a/file").as_str(), server.requests().len()), ("1", 0));
+    assert_eq!(std::fs::read_to_string(scratch.path("lock")).expect("there"), text);
+    // A second machine gets the same, although the branch has moved.
+    let elsewhere = scratch.path("elsewhere");
+    let options = ["--root", elsewhere.to_str().expect("text"), "--lock", "lock", "--locked", "--mode", "export"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloner"));
+    let ran = command.current_dir(scratch.path("")).args(options).arg("repos.yaml").output().expect("it runs");
+    Ran::from(ran).code(0);
+    assert_eq!(std::fs::read_to_string(elsewhere.join("a/file")).expect("placed"), "1");
+    scratch.run(&["--lock", "lock", "--update", "b"]).code(0);
+    assert_eq!(std::fs::read_to_string(scratch.path("lock")).expect("there"), text);
+    scratch.run(&["--lock", "lock", "--update", "a"]).code(0);
+    assert_eq!(scratch.read("a/file"), "2");
+    assert_ne!(std::fs::read_to_string(scratch.path("lock")).expect("there"), text);
+    let other = scratch.run_with(&["--lock", "lock", "--locked", "--json"], &["--ref=v9"]).code(1);
+    assert_eq!(other.cause("a"), "lock");
+    scratch.run(&["--lock", "lock", "--update", "c"]).code(2);
+    scratch.run(&["--locked"]).code(2);
+    std::fs::write(scratch.path("lock"), "x").expect("written");
+    scratch.run(&["--lock", "lock", "--locked"]).code(65);
+}

@@ -7,12 +7,12 @@ use crate::support::{Scratch, files};
 #[test]
 fn unsafe_trees_are_refused_in_both_modes() {
     let server = GitServer::start();
-    let dot_git_tree = "40000";
-    let cases: &[(&str, &[(&str, &str, &str)])] = &[
-        ("dotgit", &[(dot_git_tree, ".git", "config")]),
-        ("case", &[(dot_git_tree, ".GIT", "config")]),
+    type Case = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
+    let cases: &[Case] = &[
+        ("dotgit", &[("40000", ".git", "config")]),
+        ("case", &[("40000", ".GIT", "config")]),
         ("ntfs", &[("100644", "git~1", "x")]),
-        ("hfs", &[(dot_git_tree, ".g\u{200c}it", "config")]),
+        ("hfs", &[("40000", ".g\u{200c}it", "config")]),
         ("dotdot", &[("100644", "..", "x")]),
         ("dot", &[("100644", ".", "x")]),
         ("slash", &[("100644", "../../evil", "x")]),
