@@ -70,6 +70,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: u16,
 
+    /// Repositories of one server that are worked on at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub per_host: u16,
+
     /// Network time that one repository may take, all attempts together
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = args::duration)]
     pub timeout: Duration,
@@ -98,16 +102,20 @@ pub struct Cli {
     #[arg(long)]
     pub force: bool,
 
+    /// Remove what this manifest had placed and no longer lists, if all else succeeded
+    #[arg(long)]
+    pub purge: bool,
+
     /// Say what would be done and change nothing
     #[arg(long, conflicts_with_all = ["status", "verify", "force", "no_wait"])]
     pub plan: bool,
 
     /// Say what is placed and whether it was changed; no network
-    #[arg(long, conflicts_with_all = ["verify", "force", "no_wait", "lock"])]
+    #[arg(long, conflicts_with_all = ["verify", "force", "no_wait", "lock", "purge"])]
     pub status: bool,
 
     /// As --status, but read every file
-    #[arg(long, conflicts_with_all = ["force", "no_wait", "lock"])]
+    #[arg(long, conflicts_with_all = ["force", "no_wait", "lock", "purge"])]
     pub verify: bool,
 
     /// Exit with 75 when another run holds the root, instead of waiting

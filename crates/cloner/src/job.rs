@@ -13,6 +13,7 @@ use crate::lockfile::Lock;
 use crate::manifest::Repo;
 use crate::place::{self, Site, Staged, tree_in};
 use crate::record::{GitDir, Occupied, Record};
+use crate::slots::Slots;
 use crate::source::{Mirror, Source};
 use crate::transport::{Client, Session};
 use crate::tree::{self, Depth};
@@ -21,6 +22,7 @@ use crate::tree::{self, Depth};
 pub(crate) struct Setup<'a> {
     pub(crate) site: &'a Site,
     pub(crate) client: &'a Client,
+    pub(crate) slots: &'a Slots,
     pub(crate) mirror: Option<&'a Mirror>,
     pub(crate) mode: Mode,
     pub(crate) timeout: Duration,
@@ -89,6 +91,11 @@ pub(crate) fn work(setup: &Setup<'_>, repo: &Repo, dest: &Path, number: usize) -
     {
         return job.unchanged(setup, record);
     }
+    let _slot = match &job.via {
+        Source::Http(url) => Some(setup.slots.take(&url.authority)),
+        _ => None,
+    };
+    // Waiting for a slot is no network time.
     let deadline = Instant::now() + setup.timeout;
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
     let mut attempt = 0;

@@ -29,6 +29,7 @@ mod nearest;
 mod place;
 mod record;
 mod report;
+mod slots;
 pub mod source;
 mod transport;
 mod tree;
@@ -92,9 +93,11 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         None => None,
     };
     let client = transport::Client::new(usize::from(cli.jobs));
+    let slots = slots::Slots::new(usize::from(cli.per_host));
     let setup = Setup {
         site: &site,
         client: &client,
+        slots: &slots,
         mirror: mirror.as_ref(),
         mode: cli.mode,
         timeout: cli.timeout,
@@ -108,11 +111,15 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     };
     let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
     let results = work_all(&setup, &entries, usize::from(cli.jobs));
-    let (lines, resolved) = finish(&setup, &entries, results, io);
+    let (mut lines, resolved) = finish(&setup, &entries, results, io);
     if let Some(path) = cli.lock.as_ref().filter(|_| !cli.plan && !cli.locked) {
         let old = lock.as_ref().expect("read above");
         let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
         Lock::of(repos, old).write(path)?;
+    }
+    let failed = lines.iter().any(|line| line.state == State::Failed);
+    if cli.purge && !failed && !entries.is_empty() {
+        lines.extend(purge(&setup, &entries)?);
     }
     if !cli.plan {
         // Old trees and what failed attempts left; the next run would do it too.
@@ -281,6 +288,39 @@ fn finish(
         });
     }
     (lines, resolved)
+}
+
+/// Removes what this manifest had placed and no longer lists.
+///
+/// Called after full success only: a failure may mean that the manifest was not what was meant.
+fn purge(setup: &Setup<'_>, entries: &[Entry]) -> Result<Vec<Line>, Error> {
+    let site = setup.site;
+    let records = match site.records.all() {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        all => all.map_err(|err| Error::Root { root: site.root.clone(), message: err.to_string() })?,
+    };
+    let listed = |dest: &Path| entries.iter().any(|(_, listed)| listed.as_ref().is_ok_and(|listed| listed == dest));
+    let mut lines = Vec::new();
+    for record in records.into_iter().filter(|record| record.manifest == setup.manifest && !listed(&record.dest)) {
+        let repo = Repo {
+            name: record.name.clone(),
+            path: record.name.clone(),
+            source: record.source.clone(),
+            reference: record.reference.clone(),
+            dest: record.dest.display().to_string(),
+            at: String::new(),
+        };
+        let old = Some(record.sha.clone());
+        lines.push(if setup.plan {
+            Line::new(&repo, State::WouldPurge, old, None)
+        } else {
+            match site.purge(&record) {
+                Ok(()) => Line::new(&repo, State::Purged, old, None),
+                Err(fault) => Line::failed(&repo, old, fault),
+            }
+        });
+    }
+    Ok(lines)
 }
 
 /// Looks at one place, without the network.

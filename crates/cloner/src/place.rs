@@ -140,6 +140,41 @@ impl Site {
         Ok(saved)
     }
 
+    /// Removes a place that is as it was recorded; a changed one is refused.
+    pub(crate) fn purge(&self, record: &Record) -> Result<(), Fault> {
+        let place = self.root.join(&record.dest);
+        let disk = |err: io::Error| Fault::disk(&place, &err);
+        // The record may have been tampered with: it is judged like a manifest's dest.
+        let text = record.dest.to_str().ok_or_else(|| Fault::new(Cause::Manifest, "the place is not UTF-8"))?;
+        let dest = dest::parse(text, &self.root).map_err(|why| Fault::new(Cause::Manifest, why))?;
+        dest::check_path(&self.root, &dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
+        match self.records.look(&self.root, &dest, Depth::Stat).map_err(disk)? {
+            Occupied::No => {}
+            Occupied::Clean(_) => {
+                let mut grave = self.stage().join("purged");
+                for number in 1.. {
+                    if fs::symlink_metadata(&grave).is_err() {
+                        break;
+                    }
+                    grave = self.stage().join(format!("purged.{number}"));
+                }
+                rename_new(&place, &grave).map_err(|err| cross_device(disk(err)))?;
+                sync_dir(place.parent().expect("a dest lies below the root")).map_err(disk)?;
+                // Changed up to the last moment: back, if the place is still free.
+                if !record.changes(&grave, Depth::Stat).map_err(disk)?.is_empty() {
+                    rename_new(&grave, &place).map_err(disk)?;
+                    return Err(Fault::new(Cause::LocalChanges, "changed while it was to be removed"));
+                }
+            }
+            Occupied::Changed(_, changes) => {
+                return Err(Fault::new(Cause::LocalChanges, format!("not removed: {}", summary(&changes)))
+                    .hint("remove it by hand if it is not needed"));
+            }
+            Occupied::Foreign => return Err(foreign()),
+        }
+        self.records.forget(&dest).map_err(disk)
+    }
+
     /// Returns a free path to keep what was at `dest`.
     fn saved(&self, dest: &Path) -> io::Result<PathBuf> {
         let directory = self.state.join("saved");

@@ -160,6 +160,28 @@ impl Records {
         Ok(record.filter(|record| record.v == VERSION && record.dest == dest))
     }
 
+    /// Returns all current records, by place.
+    pub(crate) fn all(&self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let record: Option<Record> = serde_json::from_slice(&fs::read(&path)?).ok();
+                // A record stands for the place that its name is made from, and for no other.
+                records.extend(record.filter(|record| record.v == VERSION && self.path(&record.dest, "json") == path));
+            }
+        }
+        records.sort_by(|a, b| a.dest.cmp(&b.dest));
+        Ok(records)
+    }
+
+    /// Forgets the record of a place.
+    pub(crate) fn forget(&self, dest: &Path) -> io::Result<()> {
+        self.withdraw(dest);
+        fs::remove_file(self.path(dest, "json"))?;
+        toolkit::atomic::sync_dir(&self.directory)
+    }
+
     /// Looks at the place of `dest` below `root`.
     pub(crate) fn look(&self, root: &Path, dest: &Path, depth: Depth) -> io::Result<Occupied> {
         let place = root.join(dest);

@@ -17,6 +17,9 @@ pub(crate) enum State {
     Failed,
     WouldPlace,
     WouldUpdate,
+    /// `--purge`: removed, because the manifest no longer lists it.
+    Purged,
+    WouldPurge,
     /// `--status`: as placed.
     Clean,
     /// `--status`: somebody changed it.
@@ -61,6 +64,8 @@ struct Summary {
     failed: usize,
     would_place: usize,
     would_update: usize,
+    purged: usize,
+    would_purge: usize,
     clean: usize,
     changed: usize,
     outdated: usize,
@@ -149,6 +154,8 @@ pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> s
         failed: count(State::Failed),
         would_place: count(State::WouldPlace),
         would_update: count(State::WouldUpdate),
+        purged: count(State::Purged),
+        would_purge: count(State::WouldPurge),
         clean: count(State::Clean),
         changed: count(State::Changed),
         outdated: count(State::Outdated),

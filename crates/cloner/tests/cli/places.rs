@@ -233,3 +233,63 @@ fn changing_mode_or_source_replaces_the_tree() {
     scratch.run(&["--mode", "export"]).code(0);
     assert_eq!(files(&scratch.root().join("m")), ["file"]);
 }
+
+#[test]
+fn purge_removes_what_the_same_manifest_had_placed_and_nothing_else() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = Scratch::new();
+    let source = server.url("m.git");
+    let both = format!("source: '{source}'\ndest: 'm/%{{name}}'\na: {{}}\nb: {{}}\n");
+    let one = format!("source: '{source}'\ndest: 'm/%{{name}}'\na: {{}}\n");
+    scratch.manifest(&both);
+    scratch.run(&["--mode", "export"]).code(0);
+    // Another manifest's place and one that nobody placed.
+    std::fs::write(scratch.path("other.yaml"), format!("c: {{source: '{source}', dest: m/c}}\n")).expect("written");
+    Ran::from(scratch.command(&["--mode", "export"]).arg("other.yaml").output().expect("it runs")).code(0);
+    std::fs::create_dir(scratch.root().join("m/d")).expect("made");
+    std::fs::write(scratch.root().join("m/d/x"), "").expect("written");
+
+    scratch.manifest("# nothing\n");
+    scratch.run(&["--mode", "export", "--purge"]).code(0);
+    assert!(scratch.root().join("m/b/file").exists(), "an empty manifest never purges");
+    scratch.manifest(&format!("{one}bad: {{ref: nope}}\n"));
+    scratch.run(&["--mode", "export", "--purge"]).code(1);
+    assert!(scratch.root().join("m/b/file").exists(), "a failure purges nothing");
+    scratch.manifest(&one);
+    scratch.run(&["--mode", "export"]).code(0);
+    assert_eq!(scratch.run(&["--mode", "export", "--purge", "--plan", "--json"]).code(0).state("b"), "would-purge");
+    std::fs::write(scratch.root().join("m/b/mine"), "").expect("written");
+    assert_eq!(scratch.run(&["--mode", "export", "--purge", "--json"]).code(1).cause("b"), "local-changes");
+    std::fs::remove_file(scratch.root().join("m/b/mine")).expect("removed");
+    assert_eq!(scratch.run(&["--mode", "export", "--purge", "--json"]).code(0).state("b"), "purged");
+    assert_eq!(files(&scratch.root().join("m")), ["a/file", "c/file", "d/x"]);
+    assert_eq!(scratch.run(&["--mode", "export", "--purge", "--json"]).code(0).lines().len(), 2);
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_tree_and_is_named() {
+    // A file system of its own in a mount namespace; where that is not allowed there is nothing to fill.
+    let server = GitServer::start();
+    let (repo, _) = one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    std::fs::create_dir_all(scratch.root()).expect("made");
+    let big = "x".repeat(3 << 20);
+    let script = format!(
+        "mount -t tmpfs -o size=2m tmpfs {root} || exit 99\n{cloner} --root {root} --mode export repos.yaml || exit 98\n\
+         {cloner} --root {root} --mode export --retries 0 --json repos.yaml --m::ref big; echo code=$?\n\
+         cat {root}/m/file",
+        root = scratch.root().display(),
+        cloner = env!("CARGO_BIN_EXE_cloner")
+    );
+    repo.commit("big", &[("file", Content::File(&big))]);
+    let output =
+        std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(scratch.path("")).output();
+    let Ok(output) = output else { return };
+    if output.status.code() != Some(0) {
+        assert_ne!(output.status.code(), Some(98), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let out = String::from_utf8(output.stdout).expect("text");
+    assert!(out.contains("code=1") && out.contains("\"cause\":\"disk\"") && out.ends_with('1'), "{out}");
+}
