@@ -26,6 +26,8 @@ Examples:
 Environment:
   http_proxy, https_proxy, all_proxy, no_proxy
       Proxies for HTTP, and hosts that are reached without one
+  NETRC
+      File with credentials per host, instead of ~/.netrc
   NO_COLOR
       No colours in messages about the command line
 

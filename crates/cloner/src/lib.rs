@@ -26,6 +26,7 @@ mod job;
 mod lockfile;
 pub mod manifest;
 mod nearest;
+mod netrc;
 mod place;
 mod record;
 mod report;
@@ -92,7 +93,11 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         Some(path) => Some(Lock::read(path, cli.locked || !cli.update.is_empty())?),
         None => None,
     };
-    let client = transport::Client::new(usize::from(cli.jobs));
+    let netrc = netrc::Netrc::from_env().unwrap_or_else(|why| {
+        io.warn(why);
+        netrc::Netrc::default()
+    });
+    let client = transport::Client::new(usize::from(cli.jobs), netrc);
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let setup = Setup {
         site: &site,

@@ -20,6 +20,7 @@ use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Trans
 use ureq::http::{Response, StatusCode, header};
 
 use crate::fault::{Cause, Fault, Retry};
+use crate::netrc::Netrc;
 use crate::source::HttpUrl;
 
 /// Time for a connection to be made.
@@ -41,13 +42,17 @@ thread_local! {
 
 /// The HTTP client that all sessions share; it keeps connections alive.
 #[derive(Clone)]
-pub(crate) struct Client(ureq::Agent);
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    netrc: Arc<Netrc>,
+}
 
 /// The traffic of one attempt for one repository.
 pub(crate) struct Session(Arc<Inner>);
 
 struct Inner {
     agent: ureq::Agent,
+    netrc: Arc<Netrc>,
     deadline: Instant,
     /// Where requests go; a redirect of the first moves it.
     server: Mutex<HttpUrl>,
@@ -59,7 +64,7 @@ struct Inner {
 
 impl Client {
     /// Makes a client; proxies come from the environment.
-    pub(crate) fn new(connections: usize) -> Self {
+    pub(crate) fn new(connections: usize, netrc: Netrc) -> Self {
         register();
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -74,13 +79,14 @@ impl Client {
             // Some forges choose the smart protocol by this prefix.
             .user_agent(concat!("git/2 cloner/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self(config.new_agent())
+        Self { agent: config.new_agent(), netrc: Arc::new(netrc) }
     }
 
     /// Starts a session that ends by `deadline`.
     pub(crate) fn session(&self, url: &HttpUrl, deadline: Instant) -> Session {
         Session(Arc::new(Inner {
-            agent: self.0.clone(),
+            agent: self.agent.clone(),
+            netrc: Arc::clone(&self.netrc),
             deadline,
             server: Mutex::new(url.clone()),
             advert: Mutex::new(None),
@@ -143,6 +149,13 @@ impl Inner {
         }
     }
 
+    /// Returns the credentials for `server`: its own, else those that `.netrc` has for its host.
+    fn authorization(&self, server: &HttpUrl) -> Option<String> {
+        let (user, password) = server.login.as_ref().or_else(|| self.netrc.find(&server.authority))?;
+        let pair = format!("{user}:{}", password.expose());
+        Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+    }
+
     /// Returns the list of refs, asking for it once per session.
     fn advert(&self) -> Result<Arc<[u8]>, Fault> {
         if let Some(advert) = lock(&self.advert).clone() {
@@ -152,7 +165,7 @@ impl Inner {
         for _ in 0..=MAX_REDIRECTS {
             let url = format!("{}/info/refs?service=git-upload-pack", server.base());
             let mut request = self.agent.get(&url).config().timeout_global(Some(self.left()?)).build();
-            if let Some(login) = authorization(&server) {
+            if let Some(login) = self.authorization(&server) {
                 request = request.header(header::AUTHORIZATION, login);
             }
             let response = request
@@ -190,7 +203,7 @@ impl Inner {
         let server = lock(&self.server).clone();
         let url = format!("{}/git-upload-pack", server.base());
         let mut request = self.agent.post(&url).config().timeout_global(Some(self.left()?)).build();
-        if let Some(login) = authorization(&server) {
+        if let Some(login) = self.authorization(&server) {
             request = request.header(header::AUTHORIZATION, login);
         }
         let response = request
@@ -312,12 +325,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn authorization(server: &HttpUrl) -> Option<String> {
-    let (user, password) = server.login.as_ref()?;
-    let pair = format!("{user}:{}", password.expose());
-    Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
-}
-
 fn redirected<B>(from: &HttpUrl, response: &Response<B>) -> Result<HttpUrl, Fault> {
     let refuse = |why: &str| Fault::new(Cause::Network, format!("{}: refused redirect: {why}", from.base()));
     let location = response
@@ -351,9 +358,8 @@ fn check_status<B>(server: &HttpUrl, response: &Response<B>) -> Result<(), Fault
     let url = server.base();
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            let what = if server.login.is_some() { "the credentials are refused" } else { "credentials are wanted" };
-            Err(Fault::new(Cause::Auth, format!("{url}: {what} (HTTP {})", status.as_u16()))
-                .hint("a private repository needs user:password@ in its source; a misspelt one may ask for them too"))
+            Err(Fault::new(Cause::Auth, format!("{url}: other credentials are wanted (HTTP {})", status.as_u16()))
+                .hint("a private repository needs its host in ~/.netrc, or user:password@ in its source; a misspelt one may ask for them too"))
         }
         StatusCode::FORBIDDEN => Err(Fault::new(Cause::Auth, format!("{url}: forbidden (HTTP 403)"))),
         StatusCode::NOT_FOUND | StatusCode::GONE => {

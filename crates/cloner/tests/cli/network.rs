@@ -73,6 +73,23 @@ fn credentials_go_to_their_own_server_only() {
 }
 
 #[test]
+fn credentials_come_from_netrc_too() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = GitServer::start();
+    one_file(&server, "1");
+    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
+    let scratch = scratch_for(&server);
+    assert_eq!(scratch.run(&["--json"]).code(1).cause("m"), "auth");
+    let netrc = scratch.path(".netrc");
+    std::fs::write(&netrc, "machine 127.0.0.1 login me password pw\n").expect("written");
+    std::fs::set_permissions(&netrc, std::fs::Permissions::from_mode(0o644)).expect("set");
+    assert!(scratch.run(&[]).code(1).err.contains("others may read it"));
+    std::fs::set_permissions(&netrc, std::fs::Permissions::from_mode(0o600)).expect("set");
+    scratch.run(&[]).code(0);
+    assert_eq!(scratch.read("m/file"), "1");
+}
+
+#[test]
 fn hostile_redirects_are_refused() {
     let server = GitServer::start();
     one_file(&server, "1");

@@ -285,9 +285,13 @@ fn a_full_disk_leaves_the_old_tree_and_is_named() {
     repo.commit("big", &[("file", Content::File(&big))]);
     let output =
         std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(scratch.path("")).output();
-    let Ok(output) = output else { return };
+    let Ok(output) = output else {
+        println!("skipped: there is no unshare program");
+        return;
+    };
     if output.status.code() != Some(0) {
         assert_ne!(output.status.code(), Some(98), "{}", String::from_utf8_lossy(&output.stderr));
+        println!("skipped: no mount namespace: {}", String::from_utf8_lossy(&output.stderr).trim());
         return;
     }
     let out = String::from_utf8(output.stdout).expect("text");
