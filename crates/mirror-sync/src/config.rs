@@ -244,6 +244,14 @@ impl Config {
         self.node.as_ref().ok_or_else(|| self.missing("node"))
     }
 
+    /// Checks that there is something to mirror.
+    ///
+    /// # Errors
+    /// The list is empty.
+    pub(crate) fn some_sources(&self) -> Result<()> {
+        if self.sources.is_empty() { Err(self.missing("sources")) } else { Ok(()) }
+    }
+
     fn missing(&self, key: &str) -> Error {
         Error::config(&self.path, format!("{key}: missing, and this command needs it"))
     }

@@ -1,6 +1,6 @@
 //! `gc`: removes snapshots, blobs and pins that nothing retained needs.
 //!
-//! Retained are the snapshots that channels point at, the newest `keep`, and whatever is younger than `grace`.
+//! Retained are the snapshots that channels point at, the newest `keep` of the others, and what is younger than `grace`.
 //! A snapshot is first renamed out of `pub`, then removed, so clients never see half of one. It needs no
 //! free space: it only removes.
 
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use toolkit::Io;
+use toolkit::lock::FileLock;
 
 use crate::channel;
 use crate::config::{Config, Source as Configured};
@@ -27,7 +28,7 @@ use crate::store::Store;
 /// # Errors
 /// [`Error::Busy`]; [`Error::Damaged`] when a retained manifest cannot be read: then nothing is removed.
 pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
-    let (store, _writer) = Store::writer(config.root()?)?;
+    let (store, lock) = Store::writer(config.root()?)?;
     let _channels = store.channel_lock()?;
     let mut pointed = BTreeSet::new();
     for name in files::names_in(&store.path("pub/channel"))? {
@@ -37,9 +38,13 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     }
     let now = files::now();
     let (mut retained, mut dropped) = (BTreeSet::new(), Vec::new());
-    for (rank, (id, info)) in snapshot::all(&store)?.into_iter().enumerate() {
+    let mut newest = 0;
+    for (id, info) in snapshot::all(&store)? {
         let young = now.saturating_sub(info.created) < config.grace.as_secs();
-        if rank < config.keep || young || pointed.contains(&id) {
+        if pointed.contains(&id) {
+            retained.insert(id);
+        } else if newest < config.keep || young {
+            newest += 1;
             retained.insert(id);
         } else {
             dropped.push(id);
@@ -71,7 +76,7 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         }
     }
     let freed = sweep_blobs(&store, &blobs, config.grace)?;
-    sweep_repositories(&store, config, &retained, &repos)?;
+    sweep_repositories(&store, &lock, config, &retained, &repos)?;
     io.note(format_args!("{} snapshots removed, {} kept, {freed} blobs removed", dropped.len(), retained.len()));
     Ok(())
 }
@@ -112,11 +117,12 @@ fn sweep_blobs(store: &Store, needed: &BTreeSet<Digest>, grace: Duration) -> Res
 
 fn sweep_repositories(
     store: &Store,
+    lock: &FileLock,
     config: &Config,
     retained: &BTreeSet<Digest>,
     needed: &BTreeSet<String>,
 ) -> Result<()> {
-    let git = Git::new(store, &config.limits);
+    let git = Git::writer(store, &config.limits, lock);
     for path in repositories(store)? {
         let directory = git.directory(&path);
         if needed.contains(&path) {

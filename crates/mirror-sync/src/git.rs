@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use cloner::source::{HttpUrl, Mirror, Source};
+use toolkit::lock::FileLock;
 use toolkit::process::Group;
 use toolkit::redact::Secret;
 
@@ -144,12 +145,20 @@ struct Refs {
 pub(crate) struct Git<'a> {
     store: &'a Store,
     limits: &'a Limits,
+    lock: Option<&'a FileLock>,
 }
 
 impl<'a> Git<'a> {
-    /// Prepares to run git for a mirror.
-    pub(crate) fn new(store: &'a Store, limits: &'a Limits) -> Self {
-        Self { store, limits }
+    /// Prepares to run git for readers of a mirror.
+    pub(crate) fn reader(store: &'a Store, limits: &'a Limits) -> Self {
+        Self { store, limits, lock: None }
+    }
+
+    /// Prepares to run git for the holder of the writer's lock. Children inherit the lock (as their empty standard
+    /// input): when this process is killed the mirror stays locked until they have ended too, so whoever
+    /// holds the lock next knows that no git is at work, and that lock files of git are left over.
+    pub(crate) fn writer(store: &'a Store, limits: &'a Limits, lock: &'a FileLock) -> Self {
+        Self { store, limits, lock: Some(lock) }
     }
 
     /// Returns where a repository is kept.
@@ -167,9 +176,10 @@ impl<'a> Git<'a> {
         let present = directory.is_dir();
         if present {
             let local = self.local(&directory)?;
-            if local == remote {
+            if local.refs == remote.refs && (remote.head.is_none() || local.head == remote.head) {
                 return Ok((repo(upstream, local), false));
             }
+            self.remove_stale_locks(&directory)?;
         }
         let work = if present { directory.clone() } else { self.store.temporary("git") };
         if !present {
@@ -209,7 +219,9 @@ impl<'a> Git<'a> {
             script.push_str(&format!("update refs/stacktira/snap/{id}/{short} {target}\n"));
         }
         script.push_str("prepare\ncommit\n");
-        let mut update = self.command(Some(&self.directory(&repo.path)), None);
+        let directory = self.directory(&repo.path);
+        self.remove_stale_locks(&directory)?;
+        let mut update = self.command(Some(&directory), None);
         update.args(["update-ref", "--stdin"]);
         self.local_run(update, Some(script.into_bytes()), &repo.path).map(|_| ())
     }
@@ -256,11 +268,36 @@ impl<'a> Git<'a> {
         if stale.is_empty() {
             return Ok(0);
         }
+        self.remove_stale_locks(&directory)?;
         let script: String = stale.iter().map(|name| format!("delete {name}\n")).collect();
         let mut update = self.command(Some(&directory), None);
         update.args(["update-ref", "--stdin"]);
         self.local_run(update, Some(script.into_bytes()), path)?;
         Ok(stale.len())
+    }
+
+    /// Removes lock files of git processes that were killed. Nobody else writes: we hold the writer's lock.
+    fn remove_stale_locks(&self, directory: &Path) -> Result<()> {
+        fn walk(directory: &Path) -> Result<()> {
+            for name in files::names_in(directory)? {
+                let path = directory.join(&name);
+                if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+                    walk(&path)?;
+                } else if name.ends_with(".lock") {
+                    files::remove(&path)?;
+                }
+            }
+            Ok(())
+        }
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        for name in files::names_in(directory)? {
+            if name.ends_with(".lock") {
+                files::remove(&directory.join(name))?;
+            }
+        }
+        walk(&directory.join("refs"))
     }
 
     fn remote(&self, upstream: &Upstream) -> std::result::Result<Refs, String> {
@@ -329,7 +366,12 @@ impl<'a> Git<'a> {
         let mut command = Command::new("git");
         closed_environment(&mut command);
         command.env("GIT_CONFIG_GLOBAL", self.store.path("gitconfig"));
-        command.env("GIT_ALLOW_PROTOCOL", upstream.map_or("file", |upstream| upstream.protocol));
+        // A server may send its clients from http to https, never elsewhere.
+        let protocols = match upstream.map_or("file", |upstream| upstream.protocol) {
+            "http" => "http:https",
+            other => other,
+        };
+        command.env("GIT_ALLOW_PROTOCOL", protocols);
         let stall = self.limits.stall.as_secs().max(1).to_string();
         let mut settings = vec![("http.lowSpeedLimit", "1".to_owned()), ("http.lowSpeedTime", stall)];
         if let Some(upstream) = upstream {
@@ -374,7 +416,11 @@ impl<'a> Git<'a> {
         stdin: Option<Vec<u8>>,
         limit: Duration,
     ) -> std::result::Result<String, String> {
-        command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdin(match (&stdin, self.lock) {
+            (Some(_), _) => Stdio::piped(),
+            (None, Some(lock)) => Stdio::from(lock.file().try_clone().map_err(|error| error.to_string())?),
+            (None, None) => Stdio::null(),
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut group = Group::spawn(&mut command).map_err(|error| format!("cannot run git: {error}"))?;
         let child = group.child();

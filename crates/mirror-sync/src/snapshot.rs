@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toolkit::Io;
 use toolkit::exit;
+use toolkit::lock::FileLock;
 
 use crate::channel;
 use crate::config::{self, Config};
@@ -62,7 +63,8 @@ impl Info {
 /// # Errors
 /// [`Error::NotSynced`]; [`Error::Busy`]; [`Error::Rejected`]; [`Error::Write`].
 pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
-    let (store, _lock) = Store::writer(config.root()?)?;
+    config.some_sources()?;
+    let (store, lock) = Store::writer(config.root()?)?;
     let key = SigningKey::load(config.signing_key()?)?;
     let manifest = collect(&store, config, io)?;
     let (bytes, id) = manifest.encode()?;
@@ -90,7 +92,7 @@ pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
                     sign_release(&base.join("dists").join(suite), &key)?;
                 }
             }
-            Source::Git(part) => pin(&store, config, part, &id)?,
+            Source::Git(part) => pin(&store, &lock, config, part, &id)?,
         }
     }
     write_new(&work.join("manifest.json"), &bytes)?;
@@ -127,8 +129,8 @@ fn collect(store: &Store, config: &Config, io: &mut Io) -> Result<Manifest> {
     Ok(Manifest::new(sources))
 }
 
-fn pin(store: &Store, config: &Config, part: &GitPart, id: &Digest) -> Result<()> {
-    let git = Git::new(store, &config.limits);
+fn pin(store: &Store, lock: &FileLock, config: &Config, part: &GitPart, id: &Digest) -> Result<()> {
+    let git = Git::writer(store, &config.limits, lock);
     parallel::map(config.jobs, &part.repos, |repo| git.pin(repo, id)).into_iter().collect()
 }
 

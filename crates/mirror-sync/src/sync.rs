@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toolkit::Io;
 use toolkit::exit::{self, Failure as _};
+use toolkit::lock::FileLock;
 
 use crate::config::{Config, DebSource, GitSource, Source};
 use crate::deb;
@@ -25,14 +26,15 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// # Errors
 /// [`Error::Busy`]; [`Error::Config`] for a manifest; [`Error::Sources`] when some failed.
 pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
-    let (store, _lock) = Store::writer(config.root()?)?;
+    let (store, lock) = Store::writer(config.root()?)?;
+    config.some_sources()?;
     let mut failed = Vec::new();
     let mut codes = BTreeSet::new();
     for source in &config.sources {
         let name = source.name();
         let done = match source {
             Source::Deb(deb) => sync_deb(&store, config, source, deb, io),
-            Source::Git(git) => sync_git(&store, config, git, io),
+            Source::Git(git) => sync_git(&store, &lock, config, git, io),
         };
         match done {
             Ok(summary) => io.note(format_args!("{name}: {summary}")),
@@ -144,9 +146,9 @@ fn take(store: &Store, deb: &DebSource, name: &str, known: Option<&Found>) -> Re
     }))
 }
 
-fn sync_git(store: &Store, config: &Config, source: &GitSource, io: &mut Io) -> Result<String> {
+fn sync_git(store: &Store, lock: &FileLock, config: &Config, source: &GitSource, io: &mut Io) -> Result<String> {
     let upstreams = upstreams(source)?;
-    let git = Git::new(store, &config.limits);
+    let git = Git::writer(store, &config.limits, lock);
     let results = parallel::map(config.jobs, &upstreams, |upstream| git.sync(upstream));
     let mut repos = Vec::with_capacity(results.len());
     let mut new = 0;

@@ -32,7 +32,7 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let keyring = SigningKey::load(config.signing_key()?)?.keyring();
     let mut check = Check { store: &store, known: BTreeMap::new(), findings: BTreeSet::new() };
     let mut repos = BTreeSet::new();
-    let git = Git::new(&store, &config.limits);
+    let git = Git::reader(&store, &config.limits);
     let snapshots = snapshot::all(&store)?;
     for (id, _) in &snapshots {
         let base = store.path(format!("pub/snap/{id}"));

@@ -40,7 +40,11 @@ impl Read for &Timed<'_> {
         }
         self.stream.set_read_timeout(Some(left))?;
         let mut stream = self.stream;
-        stream.read(buffer)
+        match stream.read(buffer) {
+            // What the system calls a socket's timeout.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            other => other,
+        }
     }
 }
 

@@ -41,7 +41,7 @@ const IDLE_WHEN_FULL: Duration = Duration::from_secs(2);
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a request's body may take.
-const BODY: Duration = Duration::from_secs(120);
+const BODY: Duration = Duration::from_secs(60);
 /// How long answers under way may take once the server is told to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,7 @@ pub(crate) fn run(config: &Config, listen: SocketAddr, io: &mut Io) -> Result<()
     let server = Server {
         published: store.path("pub"),
         git: store.path("git"),
-        turns: smart::Turns::default(),
+        smart: smart::Smart::new(),
         connections: Connections::default(),
         ending: AtomicBool::new(false),
         log: (io.level() >= Level::Debug).then(|| Mutex::new(io)),
@@ -96,6 +96,7 @@ pub(crate) fn run(config: &Config, listen: SocketAddr, io: &mut Io) -> Result<()
         server.ending.store(true, Ordering::SeqCst);
         server.connections.shutdown(Shutdown::Read);
         if !server.connections.wait_empty(GRACE) {
+            server.smart.stop();
             server.connections.shutdown(Shutdown::Both);
         }
     });
@@ -105,7 +106,7 @@ pub(crate) fn run(config: &Config, listen: SocketAddr, io: &mut Io) -> Result<()
 struct Server<'a> {
     published: PathBuf,
     git: PathBuf,
-    turns: smart::Turns,
+    smart: smart::Smart,
     connections: Connections,
     ending: AtomicBool,
     log: Option<Mutex<&'a mut Io>>,
@@ -186,7 +187,7 @@ impl Server<'_> {
         keep_alive: bool,
     ) -> io::Result<(u16, bool)> {
         if request.path.starts_with("/git/") {
-            return smart::answer(stream, reader, request, &self.git, &self.turns, keep_alive);
+            return smart::answer(stream, reader, request, &self.git, &self.smart, keep_alive);
         }
         // A body that nobody reads would be taken for the next request.
         let keep_alive = keep_alive && !request.has_body();

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,44 +22,81 @@ use super::http::{Method, Request};
 use super::published::plain;
 use crate::{files, git};
 
-/// Largest request body, packed and unpacked: the ids that a client wants and has.
-const MAX_BODY: u64 = 16 << 20;
+/// Largest request body as sent: the ids that a client wants and has, usually packed.
+const MAX_BODY: u64 = 4 << 20;
+/// Largest request body unpacked.
+const MAX_UNPACKED: u64 = 16 << 20;
+/// Bodies that are read at the same time.
+const MAX_BODIES: usize = 64;
 /// Children at the same time.
 const MAX_CHILDREN: usize = 16;
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(60);
+/// How often a wait looks whether the server ends.
+const SLICE: Duration = Duration::from_millis(250);
 /// Longest silence of a child; it says something every five seconds while it counts objects.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Longest answer.
 const TOTAL: Duration = Duration::from_secs(3600);
 
-/// Limits the number of children.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    taken: Mutex<usize>,
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Smart {
+    bodies: Turns,
+    children: Turns,
+    stopped: AtomicBool,
+}
+
+impl Smart {
+    /// Prepares to answer.
+    pub(crate) fn new() -> Self {
+        Self { bodies: Turns::new(MAX_BODIES), children: Turns::new(MAX_CHILDREN), stopped: AtomicBool::new(false) }
+    }
+
+    /// Ends what is under way within moments.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+/// Limits how many do something at the same time.
+#[derive(Debug)]
+struct Turns {
+    free: Mutex<usize>,
     freed: Condvar,
 }
 
 struct Turn<'a>(&'a Turns);
 
+const COUNTING: &str = "no thread panics while it counts";
+
 impl Turns {
-    fn take(&self) -> Option<Turn<'_>> {
-        let taken = self.taken.lock().expect("no thread panics while it counts");
-        let (mut taken, timeout) = self
-            .freed
-            .wait_timeout_while(taken, TURN, |taken| *taken >= MAX_CHILDREN)
-            .expect("no thread panics while it counts");
-        if timeout.timed_out() && *taken >= MAX_CHILDREN {
-            return None;
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    /// Waits for a turn; `None` when there was none in time.
+    fn take(&self, stopped: impl Fn() -> bool) -> Option<Turn<'_>> {
+        let deadline = Instant::now() + TURN;
+        let mut free = self.free.lock().expect(COUNTING);
+        while *free == 0 {
+            if stopped() || Instant::now() >= deadline {
+                return None;
+            }
+            free = self.freed.wait_timeout(free, SLICE).expect(COUNTING).0;
         }
-        *taken += 1;
+        *free -= 1;
         Some(Turn(self))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock().expect("no thread panics while it counts") -= 1;
+        *self.0.free.lock().expect(COUNTING) += 1;
         self.0.freed.notify_one();
     }
 }
@@ -89,7 +127,7 @@ pub(crate) fn answer(
     reader: &mut impl BufRead,
     request: &Request,
     base: &Path,
-    turns: &Turns,
+    smart: &Smart,
     keep_alive: bool,
 ) -> io::Result<(u16, bool)> {
     // A body that is not read ends the connection.
@@ -107,9 +145,14 @@ pub(crate) fn answer(
     };
     let Some(directory) = present(base, repository) else { return refuse(404, calm) };
     let mut body = Vec::new();
+    let mut _reading = None;
     if !refs {
         if request.header("content-type") != Some("application/x-git-upload-pack-request") {
             return refuse(415, false);
+        }
+        _reading = smart.bodies.take(|| smart.is_stopped());
+        if _reading.is_none() {
+            return refuse(503, false);
         }
         if request.expects_continue() {
             let mut stream = stream;
@@ -119,22 +162,22 @@ pub(crate) fn answer(
             Ok(body) => body,
             Err(refused) => return refuse(refused.0, false),
         };
-        match request.header("content-encoding") {
-            None | Some("identity") => {}
-            Some("gzip" | "x-gzip") => {
-                match files::read_to_limit(flate2::read::MultiGzDecoder::new(&body[..]), MAX_BODY) {
-                    Ok(unpacked) => body = unpacked,
-                    Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return refuse(413, keep_alive),
-                    Err(_) => return refuse(400, keep_alive),
-                }
-            }
-            Some(_) => return refuse(415, keep_alive),
-        }
     } else if request.has_body() {
         return refuse(400, false);
     }
     let protocol = request.header("git-protocol").filter(|value| is_protocol(value)).unwrap_or_default();
-    let Some(_turn) = turns.take() else { return refuse(503, keep_alive) };
+    let Some(_turn) = smart.children.take(|| smart.is_stopped()) else { return refuse(503, keep_alive) };
+    match request.header("content-encoding") {
+        None | Some("identity") => {}
+        Some("gzip" | "x-gzip") => {
+            match files::read_to_limit(flate2::read::MultiGzDecoder::new(&body[..]), MAX_UNPACKED) {
+                Ok(unpacked) => body = unpacked,
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return refuse(413, keep_alive),
+                Err(_) => return refuse(400, keep_alive),
+            }
+        }
+        Some(_) => return refuse(415, keep_alive),
+    }
     let mut group = match spawn(&directory, refs, protocol) {
         Ok(group) => group,
         Err(_) => return refuse(500, keep_alive),
@@ -150,7 +193,11 @@ pub(crate) fn answer(
         is_11: request.is_11,
     };
     let preface: &[u8] = if refs && version(protocol) < 2 { b"001e# service=git-upload-pack\n0000" } else { b"" };
-    if relay(stream, &mut group, &body, &head, preface)? { Ok((200, head.keep_alive)) } else { refuse(500, keep_alive) }
+    if relay(stream, &mut group, &body, &head, preface, smart)? {
+        Ok((200, head.keep_alive))
+    } else {
+        refuse(500, keep_alive)
+    }
 }
 
 /// Returns the directory of a repository that is there, no component of which is a link.
@@ -198,7 +245,14 @@ fn spawn(directory: &Path, refs: bool, protocol: &str) -> io::Result<Group> {
 }
 
 /// Passes the body to the child and its output to the client; `false` when the child failed without a word.
-fn relay(stream: &TcpStream, group: &mut Group, body: &[u8], head: &Head<'_>, preface: &[u8]) -> io::Result<bool> {
+fn relay(
+    stream: &TcpStream,
+    group: &mut Group,
+    body: &[u8],
+    head: &Head<'_>,
+    preface: &[u8],
+    smart: &Smart,
+) -> io::Result<bool> {
     let child = group.child();
     let mut input = child.stdin.take().expect("stdin is piped");
     let mut output = child.stdout.take().expect("stdout is piped");
@@ -212,7 +266,7 @@ fn relay(stream: &TcpStream, group: &mut Group, body: &[u8], head: &Head<'_>, pr
         let mut answer: Option<Answer<'_>> = None;
         let copied = loop {
             let left = deadline.saturating_duration_since(Instant::now()).min(SILENCE);
-            match read_within(&mut output, &mut buffer, left) {
+            match read_within(&mut output, &mut buffer, left, smart) {
                 Ok(0) => break Ok(()),
                 Ok(count) => {
                     let answer = answer.get_or_insert_with(|| Answer::new(stream, head));
@@ -247,13 +301,17 @@ fn relay(stream: &TcpStream, group: &mut Group, body: &[u8], head: &Head<'_>, pr
     })
 }
 
-fn read_within(pipe: &mut (impl Read + AsFd), buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
-    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+fn read_within(pipe: &mut (impl Read + AsFd), buffer: &mut [u8], limit: Duration, smart: &Smart) -> io::Result<usize> {
+    let deadline = Instant::now() + limit;
     loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || smart.is_stopped() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = PollTimeout::try_from(left.min(SLICE)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             Ok(_) => return pipe.read(buffer),
-            Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

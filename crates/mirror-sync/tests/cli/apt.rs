@@ -1,0 +1,162 @@
+//! apt itself against the server, in a root of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Run, Server, Site, has};
+
+pub(crate) fn usable() -> bool {
+    has("apt-get") && has("dpkg-deb") && has("gpgv")
+}
+
+/// A root for apt that has nothing of the host's configuration in it.
+pub(crate) struct Apt {
+    root: PathBuf,
+}
+
+impl Apt {
+    pub(crate) fn new(root: &Path) -> Apt {
+        for directory in [
+            "etc/apt/apt.conf.d",
+            "etc/apt/preferences.d",
+            "etc/apt/trusted.gpg.d",
+            "etc/apt/sources.list.d",
+            "var/lib/apt/lists/partial",
+            "var/cache/apt/archives/partial",
+            "var/lib/dpkg/info",
+            "var/lib/dpkg/updates",
+            "var/lib/dpkg/triggers",
+            "var/log/apt",
+        ] {
+            std::fs::create_dir_all(root.join(directory)).expect("made");
+        }
+        std::fs::write(root.join("var/lib/dpkg/status"), "").expect("writable");
+        let r = root.display();
+        // `-o Dir=…` would be read after the host's own apt.conf.d.
+        let conf = format!(
+            "Dir \"{r}\";\nDir::Etc \"{r}/etc/apt\";\nDir::State \"{r}/var/lib/apt\";\n\
+             Dir::State::status \"{r}/var/lib/dpkg/status\";\nDir::Cache \"{r}/var/cache/apt\";\nDir::Log \"{r}/var/log/apt\";\n\
+             APT::Architecture \"amd64\";\nAPT::Architectures {{\"amd64\";}};\nAPT::Sandbox::User \"root\";\n\
+             Acquire::Languages \"none\";\nAcquire::Retries \"0\";\nAcquire::Check-Valid-Until \"true\";\n"
+        );
+        std::fs::write(root.join("apt.conf"), conf).expect("writable");
+        Apt { root: root.to_owned() }
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.root.join("apt.conf")
+    }
+
+    pub(crate) fn source(&self, server: &Server, id: &str, keyring: &Path) {
+        let line = format!(
+            "deb [arch=amd64 signed-by={}] {}/snap/{id}/deb/debian bookworm main\n",
+            keyring.display(),
+            server.url()
+        );
+        std::fs::write(self.root.join("etc/apt/sources.list"), line).expect("writable");
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
+        let output = Command::new("apt-get")
+            .arg("-q")
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").expect("a PATH"))
+            .env("LC_ALL", "C")
+            .env("APT_CONFIG", self.config())
+            .output()
+            .expect("runs");
+        Run::from(output)
+    }
+
+    pub(crate) fn update(&self) -> Run {
+        self.run(&["update", "--error-on=any"])
+    }
+
+    fn archives(&self) -> usize {
+        let directory = std::fs::read_dir(self.root.join("var/cache/apt/archives")).expect("there");
+        directory.filter(|entry| entry.as_ref().is_ok_and(|e| e.path().extension().is_some_and(|x| x == "deb"))).count()
+    }
+}
+
+#[test]
+fn apt_installs_from_a_snapshot_and_follows_it_both_ways() {
+    if !usable() {
+        return;
+    }
+    let site = Site::new();
+    site.deb("st-a", "1.0", "st-b (>= 1)");
+    site.deb("st-b", "1:2.0-1", "libst");
+    site.deb("libst", "0.1~rc1", "");
+    for number in 0..30 {
+        site.deb(&format!("st-n{number}"), "1", "");
+    }
+    let first = site.snapshot();
+    site.deb("st-a", "3.0", "");
+    let second = site.snapshot();
+    let server = site.serve();
+    let apt = Apt::new(&site.path("apt"));
+    apt.source(&server, &first, &site.path("site.gpg"));
+    apt.update().is(0);
+    apt.run(&["install", "-d", "-y", "--no-install-recommends", "st-a"]).is(0);
+    assert_eq!(apt.archives(), 3);
+    // Many small files: apt pipelines them on one connection.
+    let all: Vec<String> = (0..30).map(|number| format!("st-n{number}")).collect();
+    let mut arguments = vec!["install", "-d", "-y"];
+    arguments.extend(all.iter().map(String::as_str));
+    apt.run(&arguments).is(0);
+    assert_eq!(apt.archives(), 33);
+    let candidate = |apt: &Apt| apt.run(&["install", "-s", "st-a"]).is(0).out;
+    assert!(candidate(&apt).contains("st-a (1.0"));
+    apt.source(&server, &second, &site.path("site.gpg"));
+    apt.update().is(0);
+    assert!(candidate(&apt).contains("st-a (3.0"));
+    apt.source(&server, &first, &site.path("site.gpg"));
+    apt.update().is(0);
+    assert!(candidate(&apt).contains("st-a (1.0"), "back at the older snapshot");
+}
+
+#[test]
+fn apt_refuses_another_key_and_broken_content() {
+    if !usable() {
+        return;
+    }
+    let site = Site::new();
+    site.deb("st-a", "1.0", "");
+    let id = site.snapshot();
+    let server = site.serve();
+    let other = site.path("other.gpg");
+    site.run(&["keygen", "--out", &site.text("other.sec.asc"), "--public", &site.text("other.gpg")]).is(0);
+    let apt = Apt::new(&site.path("apt"));
+    apt.source(&server, &id, &other);
+    apt.update().is(100);
+    apt.source(&server, &"0".repeat(64), &site.path("site.gpg"));
+    apt.update().is(100);
+    apt.source(&server, &id, &site.path("site.gpg"));
+    apt.update().is(0);
+    let package = site.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
+    let content = std::fs::read(&package).expect("there");
+    std::fs::remove_file(&package).expect("ours");
+    std::fs::write(&package, &content[..content.len() - 100]).expect("writable");
+    apt.run(&["install", "-d", "-y", "st-a"]).is(100);
+}
+
+#[test]
+fn a_small_file_that_was_fetched_in_part_is_resumed() {
+    if !usable() {
+        return;
+    }
+    let site = Site::new();
+    site.deb_of("st-a", "1.0", "", &"x1y2z3".repeat(1000));
+    let id = site.snapshot();
+    let server = site.serve();
+    let apt = Apt::new(&site.path("apt"));
+    apt.source(&server, &id, &site.path("site.gpg"));
+    apt.update().is(0);
+    let package = site.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
+    let content = std::fs::read(&package).expect("there");
+    std::fs::write(site.path("apt/var/cache/apt/archives/partial/st-a_1.0_amd64.deb"), &content[..200])
+        .expect("writable");
+    apt.run(&["install", "-d", "-y", "st-a"]).is(0);
+    assert_eq!(apt.archives(), 1);
+}

@@ -1,0 +1,247 @@
+//! git repositories: mirrored, pinned, served to the git program and to libgit2.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Site, git};
+
+/// A bare upstream of `team/mod` with two commits and a tag, and a working tree to add more.
+fn upstream(site: &Site) -> String {
+    let work = site.path("work");
+    std::fs::create_dir_all(&work).expect("made");
+    git(&work, &["init", "--quiet"]);
+    git(&work, &["commit", "--quiet", "--allow-empty", "-m", "one"]);
+    std::fs::write(work.join("file"), "two").expect("writable");
+    git(&work, &["add", "file"]);
+    git(&work, &["commit", "--quiet", "-m", "two"]);
+    git(&work, &["tag", "-a", "v1", "-m", "v1"]);
+    let bare = site.path("upstream/git.example_8443/team");
+    std::fs::create_dir_all(&bare).expect("made");
+    git(&bare, &["clone", "--quiet", "--bare", work.to_str().expect("UTF-8"), "mod.git"]);
+    git(&work, &["rev-parse", "HEAD"])
+}
+
+fn push(site: &Site, message: &str) -> String {
+    let work = site.path("work");
+    git(&work, &["commit", "--quiet", "--amend", "--allow-empty", "-m", message]);
+    let bare = site.text("upstream/git.example_8443/team/mod.git");
+    git(&work, &["push", "--quiet", "--force", &bare, "HEAD:refs/heads/main"]);
+    git(&work, &["rev-parse", "HEAD"])
+}
+
+fn site() -> (Site, String) {
+    let mut site = Site::new();
+    let head = upstream(&site);
+    site.with_git(&[
+        ("mod", "https://git.example:8443/team/mod.git"),
+        ("again", "ssh://git@git.example:8443/team/mod"),
+    ]);
+    (site, head)
+}
+
+const PATH: &str = "git.example_8443/team/mod.git";
+
+#[test]
+fn snapshots_pin_commits_that_upstream_throws_away() {
+    let (site, old) = site();
+    let first = site.snapshot();
+    assert_eq!(site.snapshot(), first);
+    let new = push(&site, "rewritten");
+    assert_ne!(old, new);
+    let second = site.snapshot();
+    assert_ne!(first, second);
+    let mirror = site.path("mirror/git").join(PATH);
+    assert_eq!(git(&mirror, &["rev-parse", "refs/heads/main"]), new);
+    assert_eq!(git(&mirror, &["rev-parse", &format!("refs/stacktira/snap/{first}/heads/main")]), old);
+    git(&mirror, &["-c", "gc.pruneExpire=now", "gc", "--quiet", "--prune=now"]);
+    git(&mirror, &["cat-file", "-e", &old]);
+    site.run(&["verify"]).is(0);
+    let changes = site.run(&["diff", &first, &second]).is(1).out;
+    assert!(changes.contains(&old) && changes.contains(&new) && changes.contains("refs/heads/main"), "{changes}");
+    git(&mirror, &["update-ref", "-d", &format!("refs/stacktira/snap/{first}/heads/main")]);
+    assert!(site.run(&["verify"]).is(1).out.contains("refs/heads/main"));
+}
+
+#[test]
+fn locks_that_a_killed_git_left_do_not_stop_the_next_sync() {
+    let (site, _) = site();
+    site.snapshot();
+    let new = push(&site, "next");
+    let mirror = site.path("mirror/git").join(PATH);
+    for lock in ["HEAD.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/stacktira/x.lock"] {
+        std::fs::write(mirror.join(lock), "").expect("writable");
+    }
+    site.snapshot();
+    assert_eq!(git(&mirror, &["rev-parse", "refs/heads/main"]), new);
+    site.run(&["verify"]).is(0);
+}
+
+#[test]
+fn while_an_orphaned_git_writes_the_mirror_is_busy() {
+    use std::os::unix::fs::PermissionsExt;
+    let (mut site, _) = site();
+    site.run(&["sync"]).is(0);
+    push(&site, "next");
+    // A git that takes its time over a fetch and outlives its parent.
+    let real = std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))
+        .map(|directory| directory.join("git"))
+        .find(|path| path.is_file())
+        .expect("git is there");
+    let bin = site.path("bin");
+    std::fs::create_dir(&bin).expect("made");
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *\" fetch \"*) : >{0}/begun; while [ ! -e {0}/go ]; do sleep 0.05; done ;; esac\nexec {1} \"$@\"\n",
+        site.dir.path().display(),
+        real.display()
+    );
+    std::fs::write(bin.join("git"), script).expect("writable");
+    std::fs::set_permissions(bin.join("git"), std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
+    site.environment.push(("PATH".into(), path));
+    let mut child = site.command(&["sync"]).spawn().expect("runs");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let until = |done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(std::time::Instant::now() < deadline, "in time");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    until(&|| site.path("begun").exists());
+    child.kill().expect("ours");
+    child.wait().expect("ours");
+    site.run(&["snapshot"]).is(75);
+    std::fs::write(site.path("go"), "").expect("writable");
+    until(&|| site.run(&["sync"]).code == 0);
+}
+
+#[test]
+fn an_upstream_that_is_away_or_a_bad_manifest_is_told() {
+    let (site, _) = site();
+    let first = site.snapshot();
+    std::fs::rename(site.path("upstream"), site.path("gone")).expect("ours");
+    let away = site.run(&["sync"]).is(69).err;
+    assert!(away.contains(PATH), "{away}");
+    assert_eq!(site.run(&["snapshot"]).is(0).out.trim(), first);
+    std::fs::write(site.path("repos.yaml"), "mod: [1]\n").expect("writable");
+    assert!(site.run(&["sync"]).is(65).err.contains("repos.yaml"));
+    std::fs::write(site.path("repos.yaml"), "dest: /x\nmod: {source: 'ext::sh -c id'}\n").expect("writable");
+    assert!(site.run(&["sync"]).is(65).err.contains("repos.yaml"));
+}
+
+#[test]
+fn the_git_program_clones_fetches_and_goes_shallow() {
+    let (site, old) = site();
+    let first = site.snapshot();
+    let new = push(&site, "rewritten");
+    site.snapshot();
+    let server = site.serve();
+    let url = format!("{}/git/{PATH}", server.url());
+    for version in ["0", "1", "2"] {
+        let target = format!("clone{version}");
+        let protocol = format!("protocol.version={version}");
+        git(site.dir.path(), &["-c", &protocol, "clone", "--quiet", &url, &target]);
+        assert_eq!(git(&site.path(&target), &["rev-parse", "HEAD"]), new);
+    }
+    let clone = site.path("clone2");
+    git(&clone, &["fetch", "--quiet", "origin", &format!("refs/stacktira/snap/{first}/heads/main")]);
+    assert_eq!(git(&clone, &["rev-parse", "FETCH_HEAD"]), old);
+    git(site.dir.path(), &["clone", "--quiet", "--depth", "1", &url, "shallow"]);
+    assert_eq!(git(&site.path("shallow"), &["rev-list", "--count", "HEAD"]), "1");
+    git(site.dir.path(), &["init", "--quiet", "exact"]);
+    git(&site.path("exact"), &["fetch", "--quiet", "--depth", "1", &url, &old]);
+    assert_eq!(git(&site.path("exact"), &["rev-parse", "FETCH_HEAD"]), old);
+
+    let work = site.text("work");
+    let refused = Command::new("git").args(["-C", &work, "push", "--quiet", &url, "HEAD:refs/heads/evil"]).output();
+    assert!(!refused.expect("runs").status.success());
+}
+
+#[test]
+fn libgit2_clones_and_goes_shallow() {
+    let (site, old) = site();
+    site.snapshot();
+    let server = site.serve();
+    let url = format!("{}/git/{PATH}", server.url());
+    // This build of libgit2 has no HTTP of its own: the transport below speaks it.
+    transport::register();
+    let clone = git2::Repository::clone(&url.replace("http://", "testhttp://"), site.path("plain")).expect("clones");
+    assert_eq!(clone.head().expect("a head").target().expect("a commit").to_string(), old);
+    let mut options = git2::FetchOptions::new();
+    options.depth(1);
+    let mut builder = git2::build::RepoBuilder::new();
+    builder.fetch_options(options).bare(true);
+    let shallow = builder
+        .clone(&url.replace("http://", "testhttp://"), Path::new(&site.path("shallow")))
+        .expect("clones shallow");
+    assert!(shallow.is_shallow());
+}
+
+/// The smallest smart transport for libgit2 over plain HTTP.
+mod transport {
+    use std::io::{self, Read, Write};
+    use std::sync::Once;
+
+    use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
+
+    struct Http;
+
+    struct Call {
+        agent: ureq::Agent,
+        url: String,
+        content_type: Option<&'static str>,
+        body: Vec<u8>,
+        answer: Option<Box<dyn Read + Send>>,
+    }
+
+    pub(crate) fn register() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: called once, before any other use of libgit2 in this process by this test's `Once`.
+            unsafe { git2::transport::register("testhttp", |remote| Transport::smart(remote, true, Http)) }
+                .expect("registers");
+        });
+    }
+
+    impl SmartSubtransport for Http {
+        fn action(&self, url: &str, action: Service) -> Result<Box<dyn SmartSubtransportStream>, git2::Error> {
+            let url = url.replace("testhttp://", "http://");
+            let (url, content_type) = match action {
+                Service::UploadPackLs => (format!("{url}/info/refs?service=git-upload-pack"), None),
+                Service::UploadPack => {
+                    (format!("{url}/git-upload-pack"), Some("application/x-git-upload-pack-request"))
+                }
+                _ => return Err(git2::Error::from_str("read-only")),
+            };
+            let agent = ureq::Agent::new_with_defaults();
+            Ok(Box::new(Call { agent, url, content_type, body: Vec::new(), answer: None }))
+        }
+
+        fn close(&self) -> Result<(), git2::Error> {
+            Ok(())
+        }
+    }
+
+    impl Write for Call {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.body.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for Call {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.answer.is_none() {
+                let response = match self.content_type {
+                    Some(kind) => self.agent.post(&self.url).content_type(kind).send(&self.body[..]),
+                    None => self.agent.get(&self.url).call(),
+                };
+                self.answer = Some(Box::new(response.map_err(io::Error::other)?.into_body().into_reader()));
+            }
+            self.answer.as_mut().expect("set above").read(buffer)
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The real binary against real clients: apt, gpgv, git and libgit2.
+
+mod apply;
+mod apt;
+mod crash;
+mod git;
+mod http;
+mod lifecycle;
+mod support;
