@@ -3,6 +3,7 @@
 mod coalesce;
 mod crash;
 mod limits;
+mod model;
 mod status;
 mod unsafe_state;
 
@@ -102,6 +103,12 @@ impl Drop for Env {
             }
         }
     }
+}
+
+/// Says why a test did nothing here.
+pub(crate) fn skipped(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Waits for a condition, long enough for a busy machine.
