@@ -41,11 +41,13 @@ pub(crate) struct Fault {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
     pub(crate) retry: Retry,
+    /// Whether libgit2 found it in what a server or repository said, as opposed to no answer at all.
+    pub(crate) in_answer: bool,
 }
 
 impl Fault {
     pub(crate) fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), hint: None, retry: Retry::Never }
+        Self { cause, message: message.into(), hint: None, retry: Retry::Never, in_answer: false }
     }
 
     pub(crate) fn network(message: impl Into<String>) -> Self {
@@ -67,7 +69,7 @@ impl Fault {
         if matches!(err.class(), ErrorClass::Os | ErrorClass::Filesystem) {
             return Self::new(Cause::Disk, message);
         }
-        let fault = Self::new(otherwise, message);
+        let fault = Self { in_answer: true, ..Self::new(otherwise, message) };
         if otherwise == Cause::Network { Self { retry: Retry::Soon, ..fault } } else { fault }
     }
 }

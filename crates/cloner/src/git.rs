@@ -151,13 +151,11 @@ pub(crate) fn fetch_commit(session: &Session, store: &Repository, target: &Targe
     }
     // The id is no tip. A server that allows it gives the commit alone; else all history is searched.
     let alone = download(from, store, &[format!("{}:refs/cloner/want", target.oid)], Some(1));
-    if alone.is_ok() && store.find_commit(target.oid).is_ok() {
-        return Ok(());
-    }
-    if let Err(fault) = &alone
-        && fault.cause != Cause::Network
-    {
-        return alone;
+    match alone {
+        Ok(()) if store.find_commit(target.oid).is_ok() => return Ok(()),
+        // The server answered, if only that it does not give single commits.
+        Err(fault) if !fault.in_answer => return Err(fault),
+        _ => {}
     }
     download(from, store, &EVERYTHING.map(str::to_owned), None)
 }
@@ -185,7 +183,11 @@ pub(crate) fn fetch_all(from: Remote<'_>, clone: &Repository, heads: &[Head], ta
     }
     download(from, clone, &specs, None)?;
     if clone.find_commit(target.oid).is_err() && target.refname.is_none() {
-        download(from, clone, &[format!("{}:refs/cloner/want", target.oid)], None)?;
+        match download(from, clone, &[format!("{}:refs/cloner/want", target.oid)], None) {
+            // The server does not give it; the caller will see that it is missing.
+            Err(fault) if fault.in_answer => {}
+            fetched => fetched?,
+        }
     }
     for head in heads {
         let name = match head.name.strip_prefix("refs/heads/") {

@@ -239,7 +239,7 @@ impl<'a> Job<'a> {
         let tree = tree_of(source, target)?;
         self.check_locked(&tree.id().to_string())?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
-        tree::write(source, &tree, &tree_in(&self.staging))?;
+        tree::write(source, &tree, self.repo.submodules, &tree_in(&self.staging))?;
         self.staged(setup, target, &tree, None)
     }
 
@@ -253,7 +253,7 @@ impl<'a> Job<'a> {
         let target = Target { oid: commit.id(), ..target.clone() };
         let tree = tree_of(&clone, &target)?;
         self.check_locked(&tree.id().to_string())?;
-        tree::check(&clone, &tree)?;
+        tree::check(&clone, &tree, self.repo.submodules)?;
         match &target.branch {
             Some(branch) => {
                 let name = format!("refs/heads/{branch}");

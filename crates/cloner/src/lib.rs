@@ -71,8 +71,8 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         None => None,
     };
     let given = cli.root.clone().unwrap_or_else(|| PathBuf::from("."));
-    let root = real_root(&given).map_err(|err| Error::Root { root: given, message: err.to_string() })?;
-    let entries = judge_places(repos, &root)?;
+    let root = real_root(&given).map_err(|err| Error::Root { root: given.clone(), message: err.to_string() })?;
+    let entries = judge_places(repos, &given, &root)?;
     let site = Site::new(root);
     transport::register();
     if cli.status || cli.verify {
@@ -189,8 +189,11 @@ fn real_root(root: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-fn judge_places(repos: Vec<Repo>, root: &Path) -> Result<Vec<Entry>, Error> {
-    let dests: Vec<Result<PathBuf, String>> = repos.iter().map(|repo| dest::parse(&repo.dest, root)).collect();
+fn judge_places(repos: Vec<Repo>, given: &Path, root: &Path) -> Result<Vec<Entry>, Error> {
+    // An absolute dest may lie below the root as it was given or as it really is.
+    let given = std::path::absolute(given).unwrap_or_else(|_| root.to_owned());
+    let dests: Vec<Result<PathBuf, String>> =
+        repos.iter().map(|repo| dest::parse(&repo.dest, &given).or_else(|_| dest::parse(&repo.dest, root))).collect();
     let valid: Vec<Option<PathBuf>> = dests.iter().map(|dest| dest.as_ref().ok().cloned()).collect();
     if let Some((later, earlier)) = dest::conflict(&valid) {
         let (later, earlier) = (&repos[later], &repos[earlier]);
@@ -313,6 +316,7 @@ fn purge(setup: &Setup<'_>, entries: &[Entry]) -> Result<Vec<Line>, Error> {
             source: record.source.clone(),
             reference: record.reference.clone(),
             dest: record.dest.display().to_string(),
+            submodules: true,
             at: String::new(),
         };
         let old = Some(record.sha.clone());

@@ -122,6 +122,7 @@ mod tests {
             source: "https://me:canary@host/x".to_owned(),
             reference: Some(reference.to_owned()),
             dest: name.to_owned(),
+            submodules: true,
             at: String::new(),
         }
     }

@@ -4,7 +4,7 @@
 //! nearest definition wins. A mapping without sub-mappings for which `source` is set, by itself or
 //! by inheritance, is a repository; one with sub-mappings is a group. `%{var}` stands for the
 //! variable's value as the repository sees it, `%{name}` for the repository's own key; expansion
-//! goes on until no token is left.
+//! goes on until no token is left. `submodules: false` places a tree without its submodules.
 //!
 //! What always holds: a scalar means what is written (`1.10` and `yes` are texts); nothing is
 //! guessed (an undefined variable, a cycle, a list, a duplicate key are errors with file, line and
@@ -27,7 +27,7 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 /// Longest value that expansion may produce.
 const MAX_VALUE: usize = 4096;
 /// The keys that have a meaning of their own in a repository.
-const KNOWN: [&str; 3] = ["source", "ref", "dest"];
+const KNOWN: [&str; 4] = ["source", "ref", "dest", "submodules"];
 
 /// A parsed manifest, before expansion.
 #[derive(Debug, Clone)]
@@ -49,6 +49,9 @@ pub struct Repo {
     pub reference: Option<String>,
     /// Where it goes, as written.
     pub dest: String,
+    /// Whether a tree with submodules is refused (they cannot be placed yet) rather than placed
+    /// with an empty directory for each.
+    pub submodules: bool,
     /// Position of the repository in the manifest, `file:line:column`.
     pub at: String,
 }
@@ -152,7 +155,7 @@ impl Manifest {
     /// Applies `GROUP::REPO::KEY=VALUE`; `given` is the path as typed, for messages.
     ///
     /// The path must exist: a value of its own, one that is inherited there, or one of `source`,
-    /// `ref` and `dest`.
+    /// `ref`, `dest` and `submodules`.
     pub fn set(&mut self, given: &str, path: &str, value: &str) -> Result<(), ManifestError> {
         let fail =
             |message: String, hint: Option<String>| ManifestError::Override { given: given.to_owned(), message, hint };
@@ -249,7 +252,16 @@ impl Manifest {
                 Some("set dest here, or once above as in `dest: modules/%{name}`".to_owned()),
             )
         })?;
+        let submodules = match expander.value("submodules")?.as_deref() {
+            None | Some("true") => true,
+            Some("false") => false,
+            Some(other) => {
+                let message = format!("submodules of '{}' is '{other}', not true or false", path.join("::"));
+                return Err(group.at.error(&self.file, message, None));
+            }
+        };
         Ok(Repo {
+            submodules,
             name: name.to_owned(),
             path: path.join("::"),
             source,

@@ -82,15 +82,21 @@ enum Item<'a> {
 }
 
 /// Checks the whole tree without writing, for checkouts that libgit2 makes.
-pub(crate) fn check(repository: &Repository, tree: &git2::Tree<'_>) -> Result<(), Fault> {
-    Walk::new(repository)?.run(tree, &mut PathBuf::new(), &mut |_, _| Ok(()))
+pub(crate) fn check(repository: &Repository, tree: &git2::Tree<'_>, submodules: bool) -> Result<(), Fault> {
+    Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |_, _| Ok(()))
 }
 
-/// Writes the tree into `into`, which must not exist.
-pub(crate) fn write(repository: &Repository, tree: &git2::Tree<'_>, into: &Path) -> Result<(), Fault> {
+/// Writes the tree into `into`, which must not exist. Unless `submodules` asks for them, which is
+/// refused, submodules become empty directories.
+pub(crate) fn write(
+    repository: &Repository,
+    tree: &git2::Tree<'_>,
+    submodules: bool,
+    into: &Path,
+) -> Result<(), Fault> {
     make_dir(into).map_err(|err| Fault::disk(into, &err))?;
     let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
-    Walk::new(repository)?.run(tree, &mut PathBuf::new(), &mut |path, item| {
+    Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |path, item| {
         let path = into.join(path);
         let disk = |err: io::Error| Fault::disk(&path, &err);
         match item {
@@ -117,14 +123,15 @@ fn make_dir(path: &Path) -> io::Result<()> {
 struct Walk<'r> {
     repository: &'r Repository,
     odb: git2::Odb<'r>,
+    submodules: bool,
     entries: usize,
     bytes: u64,
 }
 
 impl<'r> Walk<'r> {
-    fn new(repository: &'r Repository) -> Result<Self, Fault> {
+    fn new(repository: &'r Repository, submodules: bool) -> Result<Self, Fault> {
         let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
-        Ok(Self { repository, odb, entries: 0, bytes: 0 })
+        Ok(Self { repository, odb, submodules, entries: 0, bytes: 0 })
     }
 
     fn run(
@@ -157,13 +164,14 @@ impl<'r> Walk<'r> {
                     let child = self.repository.find_tree(oid).map_err(damaged)?;
                     self.run(&child, path, visit)?;
                 }
+                0o160_000 if !self.submodules => visit(path, Item::Directory)?,
                 0o160_000 => {
                     let what = escape(path);
                     return Err(Fault::new(
                         Cause::Ref,
                         format!("'{what}' is a submodule, which cloner does not place"),
                     )
-                    .hint("list the submodule's repository in the manifest instead"));
+                    .hint("`submodules: false` leaves it empty"));
                 }
                 mode => {
                     let (size, kind) = self.odb.read_header(oid).map_err(damaged)?;

@@ -43,6 +43,20 @@ fn unsafe_trees_are_refused_in_both_modes() {
 }
 
 #[test]
+fn submodules_are_left_out_where_the_manifest_says_so() {
+    let server = GitServer::start();
+    server.repo("m.git").commit_raw("main", &[("160000", "sub", &"1".repeat(40)), ("100644", "x", "y")]);
+    for mode in ["export", "clone"] {
+        let scratch = Scratch::new();
+        scratch.manifest(&format!("m: {{source: '{}', dest: m, submodules: false}}\n", server.url("m.git")));
+        scratch.run(&["--mode", mode]).code(0);
+        assert!(scratch.root().join("m/sub").is_dir());
+        assert_eq!(scratch.run(&["--mode", mode, "--json"]).code(0).state("m"), "unchanged");
+        scratch.run_with(&["--mode", mode], &["--m::submodules=maybe"]).code(65);
+    }
+}
+
+#[test]
 fn no_hook_filter_or_configuration_of_the_user_is_run() {
     let server = GitServer::start();
     let repo = server.repo("m.git");

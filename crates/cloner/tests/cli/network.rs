@@ -147,3 +147,48 @@ fn jobs_bound_what_is_asked_at_the_same_time() {
         assert_eq!(scratch.read(&format!("m/r{number}/file")), format!("r{number}.git"));
     }
 }
+
+#[test]
+fn a_commit_that_is_no_tip_is_found_whatever_the_server_allows() {
+    let server = GitServer::start();
+    let (repo, first) = one_file(&server, "1");
+    repo.commit("main", &[("file", Content::File("2"))]);
+    for (allowed, mode) in [(false, "export"), (false, "clone"), (true, "export"), (true, "clone")] {
+        server.allow_any_commit(allowed);
+        let scratch = Scratch::new();
+        scratch.manifest(&format!(
+            "source: '{}'\ndest: '%{{name}}'\nm: {{ref: {first}}}\nnone: {{ref: {}}}\n",
+            server.url("m.git"),
+            "1".repeat(40)
+        ));
+        let ran = scratch.run(&["--mode", mode, "--json", "--retries", "0"]).code(1);
+        assert_eq!(scratch.read("m/file"), "1", "{allowed} {mode}");
+        assert_eq!(ran.cause("none"), "ref", "{allowed} {mode}: {}", ran.err);
+    }
+}
+
+#[test]
+fn an_empty_repository_is_a_missing_ref() {
+    let server = GitServer::start();
+    let repo = server.repo("m.git");
+    let scratch = scratch_for(&server);
+    for source in [server.url("m.git"), repo.path().display().to_string()] {
+        let source = format!("--m::source={source}");
+        assert_eq!(scratch.run_with(&["--json"], &[&source]).code(1).cause("m"), "ref");
+        assert_eq!(scratch.run_with(&["--json"], &[&source, "--m::ref=main"]).code(1).cause("m"), "ref");
+    }
+}
+
+#[test]
+fn proxies_of_the_environment_are_used_and_no_proxy_is_honoured() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    let run = |no_proxy: &str| {
+        let mut command = scratch.command(&["--json", "--retries", "0"]);
+        command.env("http_proxy", "http://127.0.0.1:1").env("no_proxy", no_proxy).arg("repos.yaml");
+        crate::support::Ran::from(command.output().expect("it runs"))
+    };
+    assert_eq!(run("other.example").code(1).cause("m"), "network");
+    run("127.0.0.1").code(0);
+}
