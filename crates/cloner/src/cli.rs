@@ -43,7 +43,8 @@ Exit status:
 ///
 /// MANIFEST is a YAML or JSON tree of mappings. Scalars are inherited down the tree; a mapping
 /// without sub-mappings for which `source` is set is a repository: `source`, `ref` (branch, tag or
-/// full commit id; HEAD if not set) and `dest` (below the root). %{var} is replaced by the value
+/// full commit id; HEAD if not set) and `dest` (below the root). `submodules: false` leaves a
+/// repository's submodules out; without it one that has some is refused. %{var} is replaced by the value
 /// of a scalar, %{name} by the repository's own key.
 ///
 /// What follows MANIFEST overrides its values: --KEY VALUE, --KEY=VALUE, --GROUP::REPO::KEY VALUE.
@@ -55,7 +56,6 @@ Exit status:
     name = "cloner",
     version,
     disable_help_subcommand = true,
-    subcommand_required = true,
     override_usage = "cloner [OPTIONS] MANIFEST [--KEY VALUE | --KEY=VALUE | --GROUP::REPO::KEY VALUE]...",
     after_long_help = AFTER
 )]
@@ -134,7 +134,7 @@ pub struct Cli {
 
     /// The manifest and the overrides after it.
     #[command(subcommand)]
-    pub manifest: Manifest,
+    pub manifest: Option<Manifest>,
 }
 
 /// The manifest's path and everything behind it.
@@ -181,14 +181,14 @@ mod tests {
     fn everything_behind_the_manifest_belongs_to_it() {
         let cli =
             Cli::try_parse_from(["cloner", "--jobs", "2", "m.yaml", "--json", "x", "-q", "--a::b=c"]).expect("valid");
-        let Manifest::Given(words) = cli.manifest;
+        let Some(Manifest::Given(words)) = cli.manifest else { panic!("a manifest was given") };
         assert_eq!(words, ["m.yaml", "--json", "x", "-q", "--a::b=c"]);
         assert!(!cli.json && !cli.verbosity.quiet);
     }
 
     #[test]
-    fn unknown_options_and_a_missing_manifest_are_usage_errors() {
-        for line in [vec!["cloner"], vec!["cloner", "--bogus", "m.yaml"], vec!["cloner", "--jobs", "0", "m.yaml"]] {
+    fn unknown_options_and_wrong_values_are_usage_errors() {
+        for line in [vec!["cloner", "--bogus", "m.yaml"], vec!["cloner", "--jobs", "0", "m.yaml"]] {
             assert!(Cli::try_parse_from(line).is_err());
         }
     }

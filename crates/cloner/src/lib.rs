@@ -61,7 +61,12 @@ use crate::tree::Depth;
 /// # Errors
 /// What ends the whole run; a repository that fails alone is in the report and makes the code 1.
 pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
-    let cli::Manifest::Given(words) = &cli.manifest;
+    let Some(cli::Manifest::Given(words)) = &cli.manifest else {
+        return Err(Error::Usage {
+            message: "no manifest was given".to_owned(),
+            hint: Some("name one, as in `cloner repos.yaml`; --help has examples".to_owned()),
+        });
+    };
     let (path, repos) = read_manifest(words)?;
     let mirror = match &cli.mirror {
         Some(text) => Some(Mirror::parse(text).map_err(|why| Error::Usage {
@@ -143,7 +148,7 @@ type Entry = (Repo, Result<PathBuf, Fault>);
 /// Reads the manifest that `words` begin with and applies the overrides that follow.
 fn read_manifest(words: &[OsString]) -> Result<(PathBuf, Vec<Repo>), Error> {
     let mut words = words.iter();
-    let path = PathBuf::from(words.next().expect("clap requires a manifest"));
+    let path = PathBuf::from(words.next().expect("an external subcommand has at least its name"));
     let mut overrides = Vec::new();
     while let Some(word) = words.next() {
         let usage = |message: String, hint: Option<&str>| Error::Usage { message, hint: hint.map(str::to_owned) };

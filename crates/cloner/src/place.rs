@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -151,13 +151,7 @@ impl Site {
         match self.records.look(&self.root, &dest, Depth::Stat).map_err(disk)? {
             Occupied::No => {}
             Occupied::Clean(_) => {
-                let mut grave = self.stage().join("purged");
-                for number in 1.. {
-                    if fs::symlink_metadata(&grave).is_err() {
-                        break;
-                    }
-                    grave = self.stage().join(format!("purged.{number}"));
-                }
+                let grave = free(&self.stage().join("purged"));
                 rename_new(&place, &grave).map_err(|err| cross_device(disk(err)))?;
                 sync_dir(place.parent().expect("a dest lies below the root")).map_err(disk)?;
                 // Changed up to the last moment: back, if the place is still free.
@@ -181,13 +175,7 @@ impl Site {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let flat = dest.to_string_lossy().replace('/', "_");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let mut path = directory.join(format!("{flat}.{now}"));
-        let mut number = 1;
-        while fs::symlink_metadata(&path).is_ok() {
-            path = directory.join(format!("{flat}.{now}.{number}"));
-            number += 1;
-        }
-        Ok(path)
+        Ok(free(&directory.join(format!("{flat}.{now}"))))
     }
 
     fn make_parents(&self, parent: &Path) -> io::Result<()> {
@@ -197,8 +185,19 @@ impl Site {
         let above = parent.parent().expect("the root exists, so the recursion ends there");
         self.make_parents(above)?;
         fs::DirBuilder::new().mode(0o755).create(parent)?;
+        // The umask may have taken bits away that readers need.
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
         sync_dir(above)
     }
+}
+
+/// Returns `path`, or the first of `path.1`, `path.2`, … that does not exist. The lock is held, so it stays free.
+fn free(path: &Path) -> PathBuf {
+    let numbered = |number: usize| PathBuf::from(format!("{}.{number}", path.display()));
+    std::iter::once(path.to_owned())
+        .chain((1..).map(numbered))
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .expect("one of endlessly many is free")
 }
 
 /// The failure for a place that holds something else.

@@ -122,7 +122,7 @@ impl Line {
     }
 }
 
-/// Says that something about a repository is worth knowing, on the spot.
+/// Prints all lines and the summary. For a `listing`, states are the data that was asked for.
 pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> std::io::Result<()> {
     for line in lines {
         if json {

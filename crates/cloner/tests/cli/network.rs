@@ -108,6 +108,10 @@ fn other_answers_than_gits_are_refused() {
     server.behave(Behaviour::Status(200, "Content-Type: text/html".to_owned()));
     let ran = scratch_for(&server).run(&["--json"]).code(1);
     assert!(ran.line("m")["message"].as_str().is_some_and(|message| message.contains("not git's smart protocol")));
+    // The right label on nothing at all.
+    let label = "Content-Type: application/x-git-upload-pack-advertisement".to_owned();
+    server.behave(Behaviour::Status(200, label));
+    assert_eq!(scratch_for(&server).run(&["--json", "--retries", "0"]).code(1).cause("m"), "network");
 }
 
 #[test]

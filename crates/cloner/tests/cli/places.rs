@@ -212,6 +212,31 @@ fn many_runs_at_once_end_in_one_right_tree() {
 }
 
 #[test]
+fn modes_do_not_depend_on_the_umask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = GitServer::start();
+    server.repo("m.git").commit("main", &[("d/file", Content::File("1")), ("run", Content::Script("x"))]);
+    let scratch = scratch_for(&server);
+    let script = format!(
+        "umask 077; exec {} --root root --mode export repos.yaml --m::dest=a/b/m",
+        env!("CARGO_BIN_EXE_cloner")
+    );
+    let ran = std::process::Command::new("sh").args(["-c", &script]).current_dir(scratch.path("")).output();
+    Ran::from(ran.expect("it runs")).code(0);
+    for (path, expected) in [
+        ("a", 0o755),
+        ("a/b", 0o755),
+        ("a/b/m", 0o755),
+        ("a/b/m/d", 0o755),
+        ("a/b/m/d/file", 0o644),
+        ("a/b/m/run", 0o755),
+    ] {
+        let mode = scratch.root().join(path).metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{path}: {mode:o}");
+    }
+}
+
+#[test]
 fn a_root_that_cannot_be_made_is_73() {
     let scratch = Scratch::new();
     scratch.manifest("m: {source: /nowhere, dest: m}\n");
