@@ -1,1 +1,63 @@
-//! Turn changes in Consul into the runs that are needed
+//! Turns changes in Consul into the runs that are needed: one for each change that is real.
+//!
+//! `handle` is a handler for Consul's own watches; `watch` asks Consul itself and keeps many watches in one
+//! process. Both do the same with a payload ([`payload`]): they compare its digest with that of the last payload whose
+//! command succeeded ([`state`]), and run the command ([`command`]) if it differs.
+//!
+//! What always holds:
+//! - The digest is remembered after the command succeeded, never before. A crash makes one run too many, never one too few.
+//! - Runs of one name never overlap, over all processes that share the state directory.
+//! - An answer that is empty or lacks what was there before is believed only after a consistent read says
+//!   the same and the token may see all of it ([`source::Subject::confirm`]). Refused, filtered and leaderless
+//!   answers mean "unknown": the last state stays.
+//! - Memory is bounded: payloads, remembered events, stacks.
+//! - `watch` reads while commands run, so a slow command loses no event; whatever happened meanwhile is one more run.
+//!
+//! Exit codes of `handle`: the command's; 124 timed out, 125 own failure, 126 cannot run, 127 not found,
+//! 128 + n signal. Of `watch`: 0 ended by a signal, 2 usage, 65 configuration, 73 state directory.
+
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod error;
+mod follow;
+pub mod handle;
+pub mod payload;
+mod runner;
+pub mod source;
+pub mod state;
+pub mod watch;
+
+use std::ffi::OsString;
+
+use toolkit::Io;
+
+use crate::cli::{Action, Cli};
+use crate::error::{Error, Failed};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Those of [`Error`], with the code that the subcommand gives to them.
+pub fn run(cli: Cli, io: &mut Io) -> Result<u8, Failed> {
+    match cli.action {
+        Action::Handle(handle) => handle::run(handle, std::io::stdin().lock(), io).map_err(Failed::of_wrapper),
+        Action::Watch { config } => watch::run(&config, io).map_err(Failed::of_watch),
+    }
+}
+
+/// Sets up the connection to Consul from the environment, and from `settings` where the environment says nothing.
+fn client(settings: &[(&'static str, OsString)]) -> Result<consul_client::Client, Error> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let has_token = set("CONSUL_HTTP_TOKEN").is_some();
+    let lookup = |name: &str| {
+        set(name).or_else(|| {
+            // A token of the environment wins over a file that the configuration names.
+            let applies = !(has_token && name == "CONSUL_HTTP_TOKEN_FILE");
+            settings.iter().find(|(variable, _)| applies && *variable == name).map(|(_, value)| value.clone())
+        })
+    };
+    consul_client::Config::from_env(lookup)
+        .and_then(|config| consul_client::Client::new(&config))
+        .map_err(|error| Error::Client(Box::new(error)))
+}

@@ -1,0 +1,147 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use toolkit::args::{Verbosity, duration};
+
+use crate::payload::Kind;
+
+const AFTER_HELP: &str = "\
+Examples:
+  consul-watch-handler watch /etc/stacktira/watch.yaml
+  consul watch -type=key -key=app/motd consul-watch-handler handle --name motd -- /usr/local/bin/write-motd
+  consul-watch-handler handle --type service --service web --passing --fields Service -- ts converge.sh
+  echo '[]' | STACKTIRA_WATCH_DIR=$HOME/.watch consul-watch-handler handle --type nodes -- cat
+
+Environment:
+  STACKTIRA_WATCH_DIR     state directory (default /run/stacktira/watch, else below XDG_RUNTIME_DIR)
+  STACKTIRA_ROOT          directory below which the default state directory lies, for tests and images
+  CONSUL_INDEX            handle: index of the payload, set by Consul
+  CONSUL_HTTP_ADDR        address of the Consul agent (default http://127.0.0.1:8500)
+  CONSUL_HTTP_TOKEN       token; not passed on to commands
+  CONSUL_HTTP_TOKEN_FILE  file that holds the token
+  CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
+  CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION  as for Consul itself
+
+  Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX and
+  STACKTIRA_WATCH_DIGEST, and the payload on stdin.
+
+Exit status:
+  0    watch: ended by SIGTERM or SIGINT; handle: nothing changed, or the command succeeded
+  2    watch: the command line cannot be understood
+  65   watch: the configuration is wrong; the message names file, line and key
+  73   watch: the state directory cannot be used
+  124  handle: the command ran into its time limit
+  125  handle: its own failure or usage, broken payload, empty answer that Consul does not confirm
+  126  handle: the command cannot be run
+  127  handle: the command was not found
+  *    handle: the command's own code, 128 + n when signal n ended it";
+
+/// Turn changes in Consul into the runs that are needed
+#[derive(Debug, Parser)]
+#[command(name = "consul-watch-handler", version, after_long_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+    /// How much to say.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Run a command if the payload on stdin differs from the last one that it succeeded with
+    ///
+    /// For use as the handler of a Consul watch. Reads the whole payload (at most 16 MiB). List order, indexes and
+    /// the output of checks do not count. Only when the command succeeded is the payload remembered. An answer that is
+    /// empty, or lacks what was there, is believed only after a consistent read says the same and
+    /// the token may see all of it. Events are told apart by id, and the command gets only new ones.
+    Handle(Handle),
+    /// Follow many watches in one process and run their commands when something changed
+    ///
+    /// CONFIG is YAML:
+    ///
+    ///   max_wait: 30s
+    ///   consul: {address: "http://127.0.0.1:8500", token_file: /etc/stacktira/token}
+    ///   watches:
+    ///   - name: motd
+    ///     type: key
+    ///     key: app/motd
+    ///     run: [/usr/local/bin/write-motd]
+    ///   - name: balancer
+    ///     type: services
+    ///     tag: haproxy::balanced
+    ///     passing: true
+    ///     debounce: 200ms..5s
+    ///     run: [ts, -Q, converge, /opt/stacktira/provision/converge.sh]
+    ///
+    /// Types and their keys: key (key), keyprefix (prefix), services (tag, passing), nodes, service (service, tag,
+    /// passing), checks (service), event (event). All take name, fields, debounce (MIN..MAX, default
+    /// 100ms..2s), timeout (default 30m) and run. `consul` takes address, token_file, ca_file, ca_path, client_cert,
+    /// client_key, tls_server_name, namespace and partition; the environment wins over it.
+    ///
+    /// A services watch with a tag follows every service that carries the tag, and its instances. A failed
+    /// command is tried again within 15 s. SIGHUP reads CONFIG again; SIGTERM ends the commands and the process.
+    #[command(verbatim_doc_comment)]
+    Watch {
+        /// Configuration file
+        config: PathBuf,
+    },
+}
+
+/// The options of `handle`.
+#[derive(Debug, Args)]
+pub struct Handle {
+    /// Name under which the payload is remembered (default: made from the type and the command)
+    ///
+    /// Handlers of one name run one after the other.
+    #[arg(long, value_parser = crate::state::check_name)]
+    pub name: Option<String>,
+    /// Type of the watch (default: told by the payload)
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<Kind>,
+    /// Top-level fields that count, of the object or of each row (default: all)
+    #[arg(long, value_name = "F,…", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    pub fields: Vec<String>,
+    /// Key that is watched, to confirm that it is gone
+    #[arg(long, value_parser = crate::source::check_key, conflicts_with_all = ["prefix", "service"])]
+    pub key: Option<String>,
+    /// Prefix that is watched, to confirm that keys are gone
+    #[arg(long, value_parser = crate::source::check_key, conflicts_with = "service")]
+    pub prefix: Option<String>,
+    /// Service that is watched, to confirm that instances are gone
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub service: Option<String>,
+    /// Tag that the watched service is filtered by
+    #[arg(long, requires = "service", value_parser = NonEmptyStringValueParser::new())]
+    pub tag: Option<String>,
+    /// The watch is for passing instances only
+    #[arg(long, requires = "service")]
+    pub passing: bool,
+    /// End the command after this long
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Returns the command line's description, for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_description_is_consistent() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,223 @@
+//! The runner of a watch: compares what was seen with what is remembered, and runs the command if it must.
+//!
+//! It holds the lock of its name from the comparison until the success is remembered. Whatever goes wrong (command
+//! failed, answer not confirmed, lock taken), it comes back to what is then on the board: a failed command within
+//! 10 s, an unconfirmed answer within 5 s.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use consul_client::Class;
+use serde_json::Value;
+use toolkit::backoff::Backoff;
+use toolkit::exit;
+
+use crate::command::{self, Cause, Ending};
+use crate::config::WatchSpec;
+use crate::error::Error;
+use crate::follow::{Board, Due, Link, Message, Observation};
+use crate::handle::fresh_events;
+use crate::payload::{self, Kind};
+use crate::state::{State, Store};
+
+/// The part of a watch that confirms, among the parts that can be in trouble.
+const CONFIRM: &str = "confirmation";
+
+pub(crate) struct Runner {
+    pub(crate) spec: WatchSpec,
+    pub(crate) board: Arc<Board>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) store: Store,
+    pub(crate) say: Sender<Message>,
+    /// What a success left when it could not be written down.
+    unsaved: Option<State>,
+    failures: Backoff,
+    doubts: Backoff,
+}
+
+/// What to do after a look at the board.
+enum Verdict {
+    Settled,
+    Again(Duration),
+    Stopped,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        spec: WatchSpec,
+        board: Arc<Board>,
+        link: Arc<Link>,
+        store: Store,
+        say: Sender<Message>,
+    ) -> Runner {
+        Runner {
+            spec,
+            board,
+            link,
+            store,
+            say,
+            unsaved: None,
+            failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(10)),
+            doubts: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut retry_at = None;
+        while let Due::Observed(seen) = self.board.due(self.spec.debounce, retry_at) {
+            let verdict = self.settle(&seen).unwrap_or_else(|error| {
+                self.warn(format_args!("{}, trying again", exit::chain(&error)));
+                Verdict::Again(self.failures.next_delay())
+            });
+            retry_at = match verdict {
+                Verdict::Settled => None,
+                Verdict::Again(pause) => Some(Instant::now() + pause),
+                Verdict::Stopped => return,
+            };
+        }
+    }
+
+    fn settle(&mut self, seen: &Observation) -> Result<Verdict, Error> {
+        let board = Arc::clone(&self.board);
+        let name = self.spec.name.clone();
+        let Some(_lock) = self.store.lock(&name, Duration::from_secs(60), || !board.is_stopped())? else {
+            return Ok(Verdict::Stopped);
+        };
+        let state = self.unsaved.clone().unwrap_or_else(|| self.store.load(&name));
+        if self.spec.subject.kind() == Kind::Event {
+            return self.events(seen, state);
+        }
+        self.level(seen, state)
+    }
+
+    fn events(&mut self, seen: &Observation, mut state: State) -> Result<Verdict, Error> {
+        let fresh = fresh_events(&seen.payload, &state);
+        if payload::is_nothing(&fresh) {
+            return Ok(Verdict::Settled);
+        }
+        let digest = payload::digest(Some(Kind::Event), &fresh, &[]);
+        self.execute(&fresh, &digest, seen.index, |_| {
+            let ids = fresh.as_array().into_iter().flatten().filter_map(payload::event_id);
+            state.remember(ids.map(str::to_owned));
+            State { kind: Some(Kind::Event), digest: Some(digest.clone()), index: Some(seen.index), ..state }
+        })
+    }
+
+    fn level(&mut self, seen: &Observation, state: State) -> Result<Verdict, Error> {
+        let kind = Some(self.spec.subject.kind());
+        if state.digest.as_deref() == Some(seen.digest.as_str()) {
+            self.quiet();
+            return Ok(Verdict::Settled);
+        }
+        let mut payload = Arc::clone(&seen.payload);
+        let mut digest = seen.digest.clone();
+        let mut index = seen.index;
+        let mut items = payload::items(kind, &payload);
+        let shrunk = state.items.keys().any(|identity| !items.contains_key(identity));
+        if shrunk || payload::is_nothing(&payload) {
+            match self.spec.subject.confirm(&self.link.client()) {
+                Ok(answer) => {
+                    self.board.fine(CONFIRM);
+                    self.doubts.reset();
+                    digest = payload::digest(kind, &answer.value, &self.spec.fields);
+                    items = payload::items(kind, &answer.value);
+                    index = answer.meta.index;
+                    payload = Arc::new(answer.value);
+                }
+                Err(error) => {
+                    self.board.trouble(CONFIRM, &error);
+                    if error.class() == Class::Denied {
+                        self.link.renew();
+                    }
+                    return Ok(Verdict::Again(self.doubts.next_delay()));
+                }
+            }
+            if state.digest.as_deref() == Some(digest.as_str()) {
+                self.note(format_args!("an answer that lacked things was old, nothing changed"));
+                return Ok(Verdict::Settled);
+            }
+        }
+        self.quiet();
+        self.execute(&payload, &digest.clone(), index, |spec| State {
+            kind,
+            digest: Some(digest),
+            index: Some(index),
+            subject: match &spec.subject {
+                crate::source::Subject::Key(name)
+                | crate::source::Subject::Prefix(name)
+                | crate::source::Subject::Service { name, .. } => Some(name.clone()),
+                _ => None,
+            },
+            items,
+            ..State::default()
+        })
+    }
+
+    /// Forgets doubts about an answer that is no longer there.
+    fn quiet(&mut self) {
+        self.board.fine(CONFIRM);
+        self.doubts.reset();
+    }
+
+    fn execute(
+        &mut self,
+        payload: &Value,
+        digest: &str,
+        index: u64,
+        success: impl FnOnce(&WatchSpec) -> State,
+    ) -> Result<Verdict, Error> {
+        let mut bytes = payload.to_string().into_bytes();
+        bytes.push(b'\n');
+        let cause = Cause {
+            name: &self.spec.name,
+            kind: Some(self.spec.subject.kind()),
+            index: Some(index),
+            digest,
+            payload: &bytes,
+        };
+        self.note(format_args!("changed (index {index}), running {}", shown(&self.spec.run)));
+        let ending = command::run(&self.spec.run, &cause, self.spec.timeout, |pause| self.board.ending(pause))?;
+        let failure = match ending {
+            Ending::Code(exit::OK) => {
+                self.failures.reset();
+                self.commit(success(&self.spec));
+                return Ok(Verdict::Settled);
+            }
+            Ending::Stopped(_) => return Ok(Verdict::Stopped),
+            Ending::Code(code) => format!("failed with code {code}"),
+            Ending::TimedOut => format!("was ended after {}", toolkit::duration::format(self.spec.timeout)),
+        };
+        let pause = self.failures.next_delay();
+        self.warn(format_args!("{} {failure}, trying again in {} ms", shown(&self.spec.run), pause.as_millis()));
+        Ok(Verdict::Again(pause))
+    }
+
+    fn commit(&mut self, state: State) {
+        match self.store.save(&self.spec.name, &state) {
+            Ok(()) => self.unsaved = None,
+            Err(error) => {
+                if self.unsaved.is_none() {
+                    self.warn(format_args!("after a restart the command will run once more: {}", exit::chain(&error)));
+                }
+                self.unsaved = Some(state);
+            }
+        }
+    }
+
+    fn warn(&self, text: std::fmt::Arguments<'_>) {
+        let _ = self.say.send(Message::Warn(format!("{}: {text}", self.spec.name)));
+    }
+
+    fn note(&self, text: std::fmt::Arguments<'_>) {
+        let _ = self.say.send(Message::Note(format!("{}: {text}", self.spec.name)));
+    }
+}
+
+/// Names a command for people: the file name of its first word. Arguments are nobody's business in a log.
+fn shown(argv: &[OsString]) -> String {
+    let path = Path::new(&argv[0]);
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,5 @@
+//! The real binary against a small Consul.
+
+mod handle;
+mod harness;
+mod watch;
