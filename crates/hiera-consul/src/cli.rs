@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use consul_client::Overrides;
 use toolkit::args::Verbosity;
 
-use crate::types::Type;
+use crate::types::Expected;
 
 const MORE: &str = "\
 Examples:
@@ -129,8 +129,8 @@ pub struct Lookup {
     pub default: Option<String>,
 
     /// The Puppet type that the answer must have
-    #[arg(long = "type", value_name = "TYPE", value_parser = Type::parse)]
-    pub value_type: Option<Type>,
+    #[arg(long = "type", value_name = "TYPE", value_parser = Expected::parse)]
+    pub value_type: Option<Expected>,
 
     /// Form of the answer
     #[arg(long, value_enum, default_value = "yaml")]

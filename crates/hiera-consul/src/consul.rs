@@ -259,7 +259,7 @@ impl Access {
     }
 
     /// Reads the names of all services with their tags.
-    pub fn services(&self, level: &Level) -> Result<BTreeMap<String, Vec<String>>, Error> {
+    pub fn services(&self, level: &Level) -> Result<Tags, Error> {
         let client = self.client(&level.overrides)?;
         let failed = |source| consul("cannot read the services", source);
         let answer = client.catalog().services(&level.query()).map_err(failed)?;
@@ -298,11 +298,14 @@ pub(crate) fn consul(what: impl Into<String>, source: consul_client::Error) -> E
     Error::Consul { what: what.into(), source }
 }
 
+/// Tags by service.
+type Tags = BTreeMap<String, Vec<String>>;
+
 /// Answers computed keys from the catalog, each service read at most once.
 pub struct Computed {
     access: Rc<Access>,
     level: Level,
-    names: RefCell<Option<Rc<BTreeMap<String, Vec<String>>>>>,
+    names: RefCell<Option<Rc<Tags>>>,
     instances: RefCell<HashMap<String, Rc<Vec<Hash>>>>,
 }
 
@@ -312,7 +315,7 @@ impl Computed {
         Computed { access, level, names: RefCell::default(), instances: RefCell::default() }
     }
 
-    fn names(&self) -> Result<Rc<BTreeMap<String, Vec<String>>>, Error> {
+    fn names(&self) -> Result<Rc<Tags>, Error> {
         if let Some(names) = &*self.names.borrow() {
             return Ok(Rc::clone(names));
         }
@@ -362,10 +365,10 @@ impl Computed {
             return Ok(None);
         }
         for name in self.names()?.keys() {
-            if let Some(rest) = key.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('_')) {
-                if let Some(value) = flat(&*self.instances(name)?, rest) {
-                    return Ok(Some(value));
-                }
+            if let Some(rest) = key.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('_'))
+                && let Some(value) = flat(&self.instances(name)?, rest)
+            {
+                return Ok(Some(value));
             }
         }
         Ok(None)
@@ -375,7 +378,7 @@ impl Computed {
     fn entry(&self, name: &str, tags: &[String]) -> Result<Hash, Error> {
         let tags = tags.iter().map(|tag| Value::from(tag.as_str())).collect();
         let mut entry: Hash = [(Value::from("tags"), Value::Array(tags))].into_iter().collect();
-        for (node, properties) in by_node(&*self.instances(name)?) {
+        for (node, properties) in by_node(&self.instances(name)?) {
             entry.insert(node, Value::Hash(properties));
         }
         Ok(entry)
@@ -388,7 +391,7 @@ impl Computed {
         }
         let tagged = |tag: &str, service: &str| -> Result<Vec<(Value, Hash)>, Error> {
             // One request for the service that is asked, not one for each that exists.
-            Ok(by_node(&*self.instances(service)?)
+            Ok(by_node(&self.instances(service)?)
                 .into_iter()
                 .filter(|(node, properties)| {
                     node.as_str() != Some("tags")

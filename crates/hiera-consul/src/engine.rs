@@ -134,6 +134,8 @@ pub struct Engine {
     pub(crate) scope: Scope,
     consul: Box<dyn ConsulSource>,
     files: RefCell<HashMap<PathBuf, Rc<Hash>>>,
+    /// What values with tokens came to, so that data which names a value often costs it once.
+    resolved: RefCell<HashMap<Resolved, Value>>,
     global: RefCell<Option<Option<Rc<LayerState>>>>,
     environment: RefCell<Option<Option<Rc<LayerState>>>>,
     modules: RefCell<HashMap<String, Option<Rc<LayerState>>>>,
@@ -143,6 +145,9 @@ pub struct Engine {
     warnings: RefCell<Vec<String>>,
     trace: RefCell<Option<Trace>>,
 }
+
+/// Where a value stands, its key, and whether lookups in it were confined to the global layer.
+type Resolved = (String, String, bool);
 
 #[derive(Default)]
 struct Trace {
@@ -160,6 +165,7 @@ impl Engine {
             scope,
             consul,
             files: RefCell::default(),
+            resolved: RefCell::default(),
             global: RefCell::default(),
             environment: RefCell::default(),
             modules: RefCell::default(),
@@ -244,10 +250,11 @@ impl Engine {
             }
         };
         let mut found = self.in_layers(&key, &strategy, module.as_deref(), inv)?;
-        if found.is_none() && !inv.global_only {
-            if let Some(value) = self.in_module_defaults(&key, module.as_deref(), inv)? {
-                found = key.dig(value)?;
-            }
+        if found.is_none()
+            && !inv.global_only
+            && let Some(value) = self.in_module_defaults(&key, module.as_deref(), inv)?
+        {
+            found = key.dig(value)?;
         }
         let Some(value) = found else {
             self.say(|| format!("No such key: \"{text}\""));
@@ -285,7 +292,7 @@ impl Engine {
         // A version 3 file confines lookups inside its data to itself, unless the environment has
         // a hierarchy of version 5.
         let confine = layer.config.version == 3
-            && !self.environment_layer()?.is_some_and(|environment| environment.config.version >= 5);
+            && self.environment_layer()?.is_none_or(|environment| environment.config.version < 5);
         let before = inv.global_only;
         inv.global_only |= confine;
         let result = inv.guarded(&key.text, |inv| self.in_layer(&layer, key, strategy, inv));
@@ -393,7 +400,8 @@ impl Engine {
                         Error::data(format!("the value of key '{}' is or holds a symbol", key.root)).in_file(path)
                     );
                 }
-                let value = self.interpolate(value.clone(), true, inv).map_err(|e| e.in_file(path))?;
+                let value =
+                    self.resolve_value(&path.to_string_lossy(), &key.root, value, inv).map_err(|e| e.in_file(path))?;
                 self.say(|| format!("{}: found {}", path.display(), value.inspect()));
                 Ok(Some(value))
             }
@@ -412,7 +420,8 @@ impl Engine {
                     self.say(|| format!("Consul: no \"{}\"", key.root));
                     return Ok(None);
                 };
-                let value = self.interpolate(value, true, inv)?;
+                let place = Value::Hash(provider.options.clone()).inspect();
+                let value = self.resolve_value(&place, &key.root, &value, inv)?;
                 self.say(|| format!("Consul: found {}", value.inspect()));
                 Ok(Some(value))
             }
@@ -422,6 +431,21 @@ impl Engine {
                 kind.key()
             ))),
         }
+    }
+
+    /// Interpolates a found value, or returns what that came to before. The scope does not change
+    /// within a run, and a value that was resolved once leads nowhere back to itself.
+    fn resolve_value(&self, place: &str, key: &str, value: &Value, inv: &mut Invocation) -> Result<Value, Error> {
+        if !has_token(value) {
+            return Ok(value.clone());
+        }
+        let name = (place.to_owned(), key.to_owned(), inv.global_only);
+        if let Some(value) = self.resolved.borrow().get(&name) {
+            return Ok(value.clone());
+        }
+        let value = self.interpolate(value.clone(), true, inv)?;
+        self.resolved.borrow_mut().insert(name, value.clone());
+        Ok(value)
     }
 
     /// Reads a data file once.
@@ -575,10 +599,10 @@ impl Engine {
     fn resolve_level(&self, config: &Config, level: &Level, inv: &mut Invocation) -> Result<Option<Provider>, Error> {
         let datadir = PathBuf::from(self.text(&level.datadir.to_string_lossy(), inv)?);
         let file = |mut path: String| {
-            if let Some(extension) = &level.extension {
-                if !path.ends_with(extension.as_str()) {
-                    path.push_str(extension);
-                }
+            if let Some(extension) = &level.extension
+                && !path.ends_with(extension.as_str())
+            {
+                path.push_str(extension);
             }
             let path = datadir.join(path);
             let exists = path.exists();
@@ -685,6 +709,15 @@ impl Engine {
             (outer, own) => outer.or(own),
         };
         compile(joined)
+    }
+}
+
+fn has_token(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("%{"),
+        Value::Array(list) => list.iter().any(has_token),
+        Value::Hash(hash) => hash.iter().any(|(key, value)| has_token(key) || has_token(value)),
+        _ => false,
     }
 }
 

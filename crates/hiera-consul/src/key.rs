@@ -126,10 +126,11 @@ fn split(key: &str) -> Option<Vec<Segment>> {
 
 fn number_or_name(text: &str) -> Segment {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        if let Ok(n) = text.trim_start_matches('+').parse() {
-            return Segment::Index(n);
-        }
+    if !digits.is_empty()
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(n) = text.trim_start_matches('+').parse()
+    {
+        return Segment::Index(n);
     }
     Segment::Name(text.to_owned())
 }

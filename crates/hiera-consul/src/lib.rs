@@ -47,6 +47,6 @@ pub fn run(cli: &cli::Cli, io: &mut Io) -> Result<u8, Error> {
     let access = settings.access(&cli.consul)?;
     match &cli.action {
         cli::Action::Lookup(args) => lookup::run(args, &settings, access, io),
-        cli::Action::Serve => serve::run(access, std::io::stdin().lock(), io),
+        cli::Action::Serve => serve::run(access, io),
     }
 }

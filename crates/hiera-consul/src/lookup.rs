@@ -18,7 +18,8 @@ use crate::value::{Hash, Value};
 const STACK: usize = 256 << 20;
 
 struct Outcome {
-    found: Result<Option<Value>, Error>,
+    /// The answer as it is printed.
+    found: Result<Option<String>, Error>,
     warnings: Vec<String>,
     explanation: Vec<String>,
 }
@@ -31,7 +32,8 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
         Sources { hiera_config: Some(file), environment: None }
             if file.exists() && hiera3::is_version3(file).unwrap_or(false) =>
         {
-            Outcome { found: version3(args, file, facts, merge.as_ref()), ..Outcome::default() }
+            let found = version3(args, file, facts, merge.as_ref());
+            Outcome { found: finished(found, args), warnings: Vec::new(), explanation: Vec::new() }
         }
         _ => {
             let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
@@ -45,7 +47,7 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
             let found = engine.lookup_first(&args.keys, merge.as_ref());
             let default = || args.default.as_deref().map(Value::from);
             Outcome {
-                found: found.map(|found| found.or_else(default)),
+                found: finished(found.map(|found| found.or_else(default)), args),
                 warnings: engine.take_warnings(),
                 explanation: engine.take_explanation(),
             }
@@ -64,24 +66,25 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     if args.explain {
         let mut text = outcome.explanation.join("\n");
         text.push('\n');
-        io.out(text.as_bytes()).map_err(Error::Write)?;
+        io.out(text).map_err(Error::Write)?;
         return outcome.found.map(|_| exit::OK);
     }
-    let Some(value) = outcome.found? else { return Ok(exit::NO) };
-    if let Some(expected) = args.value_type.as_ref().filter(|t| !t.accepts(&value)) {
-        return Err(Error::data(format!(
-            "found value has wrong type, expects {expected:?}, got {}",
-            value.type_name()
-        )));
-    }
-    io.out(render(&value, args.render_as)?.as_bytes()).map_err(Error::Write)?;
+    let Some(text) = outcome.found? else { return Ok(exit::NO) };
+    io.out(text).map_err(Error::Write)?;
     Ok(exit::OK)
 }
 
-impl Default for Outcome {
-    fn default() -> Self {
-        Outcome { found: Ok(None), warnings: Vec::new(), explanation: Vec::new() }
+/// Checks the type and renders; done where there is stack for a value as deep as lookups make it.
+fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option<String>, Error> {
+    let Some(value) = found? else { return Ok(None) };
+    if let Some(expected) = args.value_type.as_ref().filter(|expected| !expected.kind.accepts(&value)) {
+        return Err(Error::data(format!(
+            "found value has wrong type, expects {}, got {}",
+            expected.text,
+            value.type_name()
+        )));
     }
+    render(&value, args.render_as).map(Some)
 }
 
 /// Looks up as the `hiera` command does: the facts are the scope, and nothing else is.

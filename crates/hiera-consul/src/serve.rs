@@ -15,10 +15,12 @@
 //! It ends when its input ends. A line longer than a megabyte is refused without being kept.
 
 use std::io::{BufRead, Read};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use consul_client::{Class, Instances, Query, Right, ServiceEntry};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value as Json, json};
 use toolkit::exit::{self, Failure};
 use toolkit::{Io, backoff::Backoff};
@@ -28,13 +30,26 @@ use crate::error::Error;
 use crate::value::{Hash, Value};
 
 const LONGEST_LINE: u64 = 1 << 20;
-/// One blocking query; short enough that a lost agent is noticed.
-const ONE_WAIT: Duration = Duration::from_secs(30);
+/// One blocking query. Between two of them it is noticed that the caller has gone.
+const ONE_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Answers requests until `input` ends.
-pub fn run(access: Access, mut input: impl BufRead, io: &mut Io) -> Result<u8, Error> {
-    let server = Server { access: Rc::new(access) };
+/// Answers the requests on standard input until it ends.
+///
+/// # Errors
+/// Input that cannot be read, output that cannot be written.
+pub fn run(access: Access, io: &mut Io) -> Result<u8, Error> {
+    let stdin = std::io::stdin();
+    let gone = || {
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    };
+    answer_all(access, stdin.lock(), &gone, io)
+}
+
+fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bool, io: &mut Io) -> Result<u8, Error> {
+    let server = Server { access: Rc::new(access), gone };
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -91,8 +106,10 @@ fn to_json(value: &Value) -> Result<Json, Error> {
         .ok_or_else(|| Error::data("the value holds a number that JSON cannot express"))
 }
 
-struct Server {
+struct Server<'a> {
     access: Rc<Access>,
+    /// Tells whether nobody will send or read any more.
+    gone: &'a dyn Fn() -> bool,
 }
 
 /// A request, its fields taken one by one so that an unknown one is noticed.
@@ -151,7 +168,7 @@ impl Request {
     }
 }
 
-impl Server {
+impl Server<'_> {
     fn answer(&self, line: &[u8]) -> Json {
         let fields = match serde_json::from_slice(line) {
             Ok(Json::Object(fields)) => fields,
@@ -317,7 +334,7 @@ impl Server {
                 Err(error) => return Err(consul(format!("cannot wait for {target}"), error)),
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || (self.gone)() {
                 return match failure.flatten() {
                     Some(error) => Err(consul(format!("cannot wait for {target}"), error)),
                     None => Ok(None),

@@ -38,6 +38,22 @@ pub enum Type {
     Variant(Vec<Type>),
 }
 
+/// A type as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expected {
+    /// The expression.
+    pub text: String,
+    /// What it means.
+    pub kind: Type,
+}
+
+impl Expected {
+    /// Parses a type expression.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Expected { text: text.to_owned(), kind: Type::parse(text)? })
+    }
+}
+
 impl Type {
     /// Parses a type expression. Types beyond the list of this module are refused, not ignored.
     pub fn parse(text: &str) -> Result<Self, String> {

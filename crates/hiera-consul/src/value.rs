@@ -344,11 +344,7 @@ impl Value {
                 out.push('\n');
                 yaml_block(self, 0, &mut out);
             }
-            other => {
-                out.push(' ');
-                out.push_str(&yaml_scalar(other));
-                out.push('\n');
-            }
+            other => push_after(&mut out, other),
         }
         out
     }
@@ -374,9 +370,7 @@ fn yaml_block(value: &Value, indent: usize, out: &mut String) {
                         yaml_block(item, indent + 2, &mut nested);
                     }
                     scalar => {
-                        out.push(' ');
-                        out.push_str(&yaml_scalar(scalar));
-                        out.push('\n');
+                        push_after(out, scalar);
                         continue;
                     }
                 }
@@ -400,9 +394,7 @@ fn yaml_block(value: &Value, indent: usize, out: &mut String) {
                         yaml_block(item, indent + 2, out);
                     }
                     scalar => {
-                        out.push(' ');
-                        out.push_str(&yaml_scalar(scalar));
-                        out.push('\n');
+                        push_after(out, scalar);
                     }
                 }
             }
@@ -415,25 +407,34 @@ fn yaml_block(value: &Value, indent: usize, out: &mut String) {
     }
 }
 
+/// Writes a scalar after what it belongs to, and ends the line.
+fn push_after(out: &mut String, scalar: &Value) {
+    let text = yaml_scalar(scalar);
+    if !text.is_empty() {
+        out.push(' ');
+        out.push_str(&text);
+    }
+    out.push('\n');
+}
+
 fn yaml_scalar(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::Float(f) if f.is_nan() => ".nan".to_owned(),
         Value::Float(f) if f.is_infinite() => if *f > 0.0 { ".inf" } else { "-.inf" }.to_owned(),
         Value::String(s) => {
-            let plain = crate::psych::scalar(s).is_ok_and(|v| v == Value::String(s.clone()))
-                && !s.starts_with(|c: char| !c.is_alphanumeric() && c != '/' && c != '_')
-                && !s.ends_with([' ', ':'])
-                && !s.contains(": ")
-                && !s.contains(" #")
-                && !s.chars().any(char::is_control)
-                && !matches!(s.as_str(), "y" | "n" | "Y" | "N");
-            if plain {
-                s.clone()
-            } else {
+            let marked = s.starts_with(|c: char| !c.is_alphanumeric() && c != '/' && c != '_')
+                || matches!(s.as_str(), "y" | "n" | "Y" | "N")
+                || s.chars().any(char::is_control);
+            let same = crate::psych::scalar(s).is_ok_and(|v| v == Value::String(s.clone()));
+            if marked {
                 let mut out = String::new();
                 push_json_string(&mut out, s);
                 out
+            } else if same && !s.ends_with([' ', ':']) && !s.contains(": ") && !s.contains(" #") {
+                s.clone()
+            } else {
+                format!("'{}'", s.replace('\'', "''"))
             }
         }
         Value::Array(_) => "[]".to_owned(),

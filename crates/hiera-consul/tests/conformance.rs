@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -148,7 +149,7 @@ fn verdict(expected: &Expected, code: i32, out: &str, suite: &str) -> bool {
 
 fn compare(suite: &str, percent: usize) {
     let Some(material) = material() else {
-        eprintln!("skipped: no conformance material (STACKTIRA_CONFORMANCE)");
+        let _ = writeln!(std::io::stderr(), "skipped: no conformance material (STACKTIRA_CONFORMANCE)");
         return;
     };
     let read = |name: &str| fs::read(material.join("hiera").join(name)).expect("material");
@@ -164,7 +165,8 @@ fn compare(suite: &str, percent: usize) {
         if verdict(want, code, &out, suite) {
             agree += 1;
         } else {
-            eprintln!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "{} ({}) {:?}: want {} {}, got {code} {}{}",
                 case.id,
                 case.tree,
@@ -176,7 +178,7 @@ fn compare(suite: &str, percent: usize) {
             );
         }
     }
-    eprintln!("{suite}: {agree} of {all} agree");
+    let _ = writeln!(std::io::stderr(), "{suite}: {agree} of {all} agree");
     assert!(all > 0 && agree * 100 >= percent * all, "{agree} of {all} agree, {percent} percent must");
 }
 

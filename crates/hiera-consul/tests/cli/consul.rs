@@ -1,0 +1,219 @@
+//! Consul levels against a fake Consul that can be made to misbehave.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use test_support::consul::{FakeConsul, Fault, Instance};
+
+use super::{Ran, Scratch};
+
+const LEVELS: &str = "version: 5
+hierarchy:
+- name: node
+  lookup_key: stacktira::consul
+  options: {prefix: 'hiera/node/%{facts.hostname}/', format: auto}
+- name: common
+  lookup_key: stacktira::consul
+  options: {prefix: hiera/common, format: auto, services: true}
+- name: files
+  path: common.yaml
+";
+
+struct World {
+    scratch: Scratch,
+    consul: FakeConsul,
+    config: PathBuf,
+}
+
+impl World {
+    fn new(levels: &str) -> World {
+        let scratch = Scratch::new();
+        let config = scratch.write("hiera.yaml", levels);
+        scratch.write("facts.json", r#"{"hostname": "n1"}"#);
+        World { scratch, consul: FakeConsul::start(), config }
+    }
+
+    fn lookup(&self, args: &[&str]) -> Ran {
+        let mut command = self.scratch.command();
+        command.env("CONSUL_HTTP_ADDR", self.consul.url()).args(["lookup", "--facts", "facts.json", "--render-as"]);
+        command.arg("json").arg("--hiera_config").arg(&self.config).args(args).output().expect("it runs").into()
+    }
+}
+
+#[test]
+fn levels_are_asked_in_order_and_typed() {
+    let world = World::new(LEVELS);
+    world.consul.put("hiera/common/motd", b"common");
+    world.consul.put("hiera/common/list", b"[1, \"two\"]");
+    world.consul.put("hiera/common/empty", b"");
+    world.consul.put("hiera/common/who", b"%{facts.hostname}: %{lookup('motd')}");
+    world.consul.put("hiera/common/with space/ü?recurse", b"odd");
+    world.scratch.write("data/common.yaml", "motd: file\nfile: yes\n");
+    world.lookup(&["motd"]).found("\"common\"");
+    world.lookup(&["list"]).found("[1,\"two\"]");
+    world.lookup(&["list.1"]).found("\"two\"");
+    world.lookup(&["empty"]).found("\"\"");
+    world.lookup(&["file"]).found("true");
+    world.lookup(&["who"]).found("\"n1: common\"");
+    world.lookup(&["with space/ü?recurse"]).found("\"odd\"");
+    world.consul.put("hiera/node/n1/motd", b"node");
+    world.lookup(&["motd"]).found("\"node\"");
+    world.lookup(&["--merge", "unique", "motd"]).found("[\"node\",\"common\",\"file\"]");
+    assert_eq!(world.lookup(&["nope"]).code, 1);
+}
+
+#[test]
+fn a_run_reads_every_level_once() {
+    let world = World::new(LEVELS);
+    for n in 0..50 {
+        world.consul.put(&format!("hiera/common/k{n}"), format!("%{{lookup('k{}')}}x", n + 1).as_bytes());
+    }
+    world.lookup(&["k0"]).found(&format!("\"{}\"", "x".repeat(50)));
+    let requests = world.consul.requests();
+    let reads = requests.iter().filter(|r| r.contains("recurse")).count();
+    assert_eq!(reads, 2, "{requests:?}");
+    // Two reads, their rights, and the service names for the one key that is missing everywhere.
+    assert!(requests.len() <= 6, "{requests:?}");
+}
+
+#[test]
+fn formats_are_held_to() {
+    let world = World::new(
+        "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: p, format: json}}\n",
+    );
+    world.consul.put("p/good", b"{\"a\": 1}");
+    world.consul.put("p/bad", b"{");
+    world.lookup(&["good.a"]).found("1");
+    world.lookup(&["bad"]).failed(65, &["hierarchy 'c'", "p/bad", "JSON"]);
+}
+
+#[test]
+fn a_missing_fact_empties_its_level_only() {
+    let world = World::new(
+        "version: 5\nhierarchy:\n- {name: r, lookup_key: 'stacktira::consul', options: {prefix: 'hiera/role/%{facts.role}/'}}\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera/common}}\n",
+    );
+    world.consul.put("hiera/role/x/k", b"role");
+    world.consul.put("hiera/common/k", b"common");
+    world.lookup(&["k"]).found("\"common\"");
+}
+
+#[test]
+fn the_leader_is_a_key() {
+    let world = World::new(LEVELS);
+    assert_eq!(world.lookup(&["leader__db"]).code, 1);
+    world.consul.put("stacktira/leader/db", br#"{"node":"c1","address":"10.0.0.1","session":"","token":7}"#);
+    world.lookup(&["leader__db"]).found("\"c1\"");
+    world.lookup(&["leader__db__address"]).found("\"10.0.0.1\"");
+    // A session that no longer holds the key leads nobody.
+    world.consul.put("stacktira/leader/db", br#"{"node":"c1","address":"10.0.0.1","session":"gone","token":7}"#);
+    assert_eq!(world.lookup(&["leader__db"]).code, 1);
+    world.consul.put("stacktira/leader/db", b"c1");
+    world.lookup(&["leader__db"]).failed(65, &["stacktira/leader/db"]);
+    world.consul.deny_keys("stacktira/leader/db");
+    world.lookup(&["leader__db"]).failed(77, &["leader db"]);
+}
+
+#[test]
+fn the_catalog_answers_computed_keys() {
+    let world = World::new(LEVELS);
+    world.consul.register(Instance::new("n1", "10.0.0.1", "web", 80).tag("blue"));
+    world.consul.register(Instance::new("n2", "10.0.0.2", "web", 81).tag("blue"));
+    world.consul.register(Instance::new("n2", "10.0.0.2", "web_front", 82));
+    world.lookup(&["web_Address"]).found("\"10.0.0.1\"");
+    world.lookup(&["web_ServicePort_n2"]).found("81");
+    world.lookup(&["web_ServicePort_array"]).found("[80,81]");
+    world.lookup(&["web_front_ServicePort"]).found("82");
+    world.lookup(&["service_hash__blue__web__ServicePort__hash"]).found(r#"{"n1":80,"n2":81}"#);
+    world.lookup(&["service_hash__blue__web__ServicePort"]).found("81");
+    world.lookup(&["service_hash__blue__nope__ServicePort__array"]).found("[]");
+    world.lookup(&["service_hash__red"]).found("{}");
+    assert_eq!(world.lookup(&["service_hash__red__web__ServicePort"]).code, 1);
+    assert_eq!(world.lookup(&["web_ServiceID"]).code, 1);
+    world.lookup(&["service_hash.web.n2.ServicePort"]).found("81");
+    // Silently filtered lists are refusals.
+    world.consul.deny_catalog(true);
+    world.lookup(&["web_Address"]).failed(77, &[]);
+    world.lookup(&["service_hash__blue__web__ServicePort__array"]).failed(77, &[]);
+    world.lookup(&["service_hash"]).failed(77, &[]);
+}
+
+#[test]
+fn nothing_that_consul_cannot_say_is_taken_for_absent() {
+    let world = World::new(LEVELS);
+    world.scratch.write("data/common.yaml", "motd: file\n");
+    let faults = [
+        (Fault::Status(500, "rpc error: No cluster leader".to_owned()), 69),
+        (Fault::Status(403, "Permission denied".to_owned()), 77),
+        (Fault::Status(404, "<html>not Consul</html>".to_owned()), 69),
+        (Fault::Body("<html>proxy</html>".to_owned()), 69),
+        (Fault::Truncate, 69),
+        (Fault::Close, 69),
+        (Fault::NoLeader, 69),
+        (Fault::Filtered, 77),
+    ];
+    world.consul.put("hiera/common/motd", b"common");
+    for (fault, code) in faults {
+        world.consul.fault("kv/hiera/common/", fault.clone());
+        let ran = world.lookup(&["motd"]);
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{fault:?}: {}", ran.err);
+        assert!(ran.err.contains("hiera/common/"), "{fault:?}: {}", ran.err);
+        world.consul.heal();
+    }
+    world.lookup(&["motd"]).found("\"common\"");
+    // A recursive read is filtered without a word: the right is checked beside it.
+    world.consul.deny_keys("hiera/common/");
+    world.lookup(&["motd"]).failed(77, &["hiera/common/"]);
+}
+
+#[test]
+fn an_address_without_consul_is_one_line() {
+    let world = World::new(LEVELS);
+    let mut command = world.scratch.command();
+    command.args(["lookup", "--http-addr", "127.0.0.1:1", "--hiera_config"]).arg(&world.config).arg("motd");
+    let before = Instant::now();
+    Ran::from(command.output().expect("it runs")).failed(69, &["127.0.0.1:1", "hiera/node"]);
+    assert!(before.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn the_address_of_a_level_gives_way_to_the_environment() {
+    let levels = |address: &str| {
+        format!(
+            "version: 5\nhierarchy:\n- {{name: c, lookup_key: 'stacktira::consul', options: {{prefix: p, address: '{address}'}}}}\n"
+        )
+    };
+    let world = World::new(&levels("127.0.0.1:1"));
+    world.consul.put("p/k", b"v");
+    world.lookup(&["k"]).found("\"v\"");
+    let config = world.scratch.write("other.yaml", &levels(&world.consul.url()));
+    world.scratch.global(&config, &["k"]).found("\"v\"");
+    let mut command = world.scratch.command();
+    command.env("CONSUL_HTTP_ADDR", "127.0.0.1:1").args(["lookup", "--render-as", "json", "--hiera_config"]);
+    command.arg(&config).args(["--http-addr", &world.consul.url(), "k"]);
+    Ran::from(command.output().expect("it runs")).found("\"v\"");
+}
+
+#[test]
+fn the_token_file_is_used_and_not_shown() {
+    let world = World::new(LEVELS);
+    world.consul.require_token("s3cret-token");
+    world.consul.put("hiera/common/motd", b"common");
+    world.lookup(&["motd"]).failed(77, &[]);
+    let token = world.scratch.write("token", "s3cret-token\n");
+    let ran = world.lookup(&["--token-file", token.to_str().expect("UTF-8"), "-vv", "motd"]);
+    ran.found("\"common\"");
+    assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+}
+
+#[test]
+fn options_that_are_not_known_are_errors() {
+    let world = World::new(
+        "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: p, fromat: raw}}\n",
+    );
+    world.lookup(&["k"]).failed(65, &["hierarchy 'c'", "fromat"]);
+    world.scratch.write(
+        "hiera.yaml",
+        "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', path: x, options: {prefix: p}}\n",
+    );
+    world.lookup(&["k"]).failed(65, &["hiera.yaml", "takes no path"]);
+}
