@@ -392,7 +392,7 @@ impl<'a> Git<'a> {
         }
         let header;
         if let Some((base, value)) = upstream.and_then(|upstream| upstream.authorization.as_ref()) {
-            // Bound to its own host: git sends it nowhere else, redirects to other hosts included.
+            // Bound to its own host: neither git nor curl takes it along to another one.
             header = format!("http.{base}.extraHeader");
             settings.push((&header, value.expose().to_owned()));
         }

@@ -165,7 +165,7 @@ fn xz(bytes: &[u8]) -> Result<Vec<u8>> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| Error::Bug(format!("xz: {error}")))
 }
 
-/// Whether a path of a repository is plain: relative, no empty, `.` or `..` component, nothing hidden in it.
+/// Whether a path of a repository is plain: relative, with no empty, `.` or `..` component.
 pub(crate) fn is_plain(path: &str) -> bool {
     !path.is_empty()
         && path.len() < 1000

@@ -134,6 +134,9 @@ fn apt_refuses_another_key_and_broken_content() {
     apt.update().is(100);
     apt.source(&server, &id, &site.path("site.gpg"));
     apt.update().is(0);
+    site.run(&["keygen", "--out", &site.text("site.sec.asc"), "--public", &site.text("site.asc")]).is(0);
+    apt.source(&server, &id, &site.path("site.asc"));
+    apt.update().is(0);
     let package = site.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
     let content = std::fs::read(&package).expect("there");
     std::fs::remove_file(&package).expect("ours");
