@@ -66,6 +66,10 @@ impl Client {
             .timeout_connect(Some(config.connect_timeout))
             // Below the two minutes after which an agent closes idle connections.
             .max_idle_age(Duration::from_secs(30))
+            // A connection owns these as long as it lives, which a blocking query makes long: 40 watches with
+            // the defaults of 128 KiB each way hold 10 MiB.
+            .input_buffer_size(16 << 10)
+            .output_buffer_size(16 << 10)
             .user_agent(concat!("stacktira/", env!("CARGO_PKG_VERSION")));
         if config.address.https {
             builder = builder.tls_config(tls::build(&config.tls)?);
