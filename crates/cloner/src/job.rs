@@ -113,7 +113,9 @@ pub(crate) fn work(setup: &Setup<'_>, repo: &Repo, dest: &Path, number: usize) -
             Retry::Soon => backoff.next_delay(),
             Retry::After(pause) => pause,
         };
-        if attempt == setup.retries || Instant::now() + pause >= deadline {
+        // The pause may be any number that a server thought of.
+        let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
+        if attempt == setup.retries || !in_time {
             let attempts = attempt + 1;
             let times = if attempts == 1 { String::new() } else { format!(" (after {attempts} attempts)") };
             return Err(Fault { message: format!("{}{times}", fault.message), ..fault });

@@ -94,6 +94,24 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
             hint: nearest::nearest(name, names).map(|near| format!("did you mean '{near}'?")),
         });
     }
+    let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
+    let (lines, lock_written) = bring(cli, &site, &path, mirror.as_ref(), &entries, io)?;
+    drop(held);
+    report::print(io, &lines, cli.json, cli.plan)?;
+    lock_written?;
+    let failed = lines.iter().any(|line| line.state == State::Failed);
+    Ok(if failed { exit::NO } else { exit::OK })
+}
+
+/// Brings everything, the root being held; says what became of each repository and of the lock file.
+fn bring(
+    cli: &Cli,
+    site: &Site,
+    manifest: &Path,
+    mirror: Option<&Mirror>,
+    entries: &[Entry],
+    io: &mut Io,
+) -> Result<(Vec<Line>, Result<(), Error>), Error> {
     let lock = match &cli.lock {
         Some(path) => Some(Lock::read(path, cli.locked || !cli.update.is_empty())?),
         None => None,
@@ -105,10 +123,10 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     let client = transport::Client::new(usize::from(cli.jobs), netrc);
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let setup = Setup {
-        site: &site,
+        site,
         client: &client,
         slots: &slots,
-        mirror: mirror.as_ref(),
+        mirror,
         mode: cli.mode,
         timeout: cli.timeout,
         retries: cli.retries,
@@ -117,19 +135,20 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         lock: lock.as_ref(),
         locked: cli.locked,
         update: &cli.update,
-        manifest: &path,
+        manifest,
     };
-    let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
-    let results = work_all(&setup, &entries, usize::from(cli.jobs));
-    let (mut lines, resolved) = finish(&setup, &entries, results, io);
-    if let Some(path) = cli.lock.as_ref().filter(|_| !cli.plan && !cli.locked) {
-        let old = lock.as_ref().expect("read above");
-        let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
-        Lock::of(repos, old).write(path)?;
-    }
-    let failed = lines.iter().any(|line| line.state == State::Failed);
+    let results = work_all(&setup, entries, usize::from(cli.jobs));
+    let (mut lines, resolved) = finish(&setup, entries, results, io);
+    let lock_written = match (&cli.lock, &lock) {
+        (Some(path), Some(old)) if !cli.plan && !cli.locked => {
+            let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
+            Lock::of(repos, old).write(path)
+        }
+        _ => Ok(()),
+    };
+    let failed = lock_written.is_err() || lines.iter().any(|line| line.state == State::Failed);
     if cli.purge && !failed && !entries.is_empty() {
-        lines.extend(purge(&setup, &entries)?);
+        lines.extend(purge(&setup, entries)?);
     }
     if !cli.plan {
         // Old trees and what failed attempts left; the next run would do it too.
@@ -137,10 +156,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
             io.warn(format_args!("cannot remove {}: {err}", site.stage().display()));
         }
     }
-    drop(held);
-    report::print(io, &lines, cli.json, cli.plan)?;
-    let failed = lines.iter().any(|line| line.state == State::Failed);
-    Ok(if failed { exit::NO } else { exit::OK })
+    Ok((lines, lock_written))
 }
 
 type Entry = (Repo, Result<PathBuf, Fault>);

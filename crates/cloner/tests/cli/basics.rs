@@ -333,6 +333,8 @@ fn a_lock_file_fixes_what_is_placed() {
     assert_eq!(other.cause("a"), "lock");
     scratch.run(&["--lock", "lock", "--update", "c"]).code(2);
     scratch.run(&["--locked"]).code(2);
+    let unwritable = scratch.run(&["--lock", "nowhere/lock", "--json"]).code(73);
+    assert_eq!(unwritable.state("a"), "unchanged", "what was done is said all the same");
     std::fs::write(scratch.path("lock"), "x").expect("written");
     scratch.run(&["--lock", "lock", "--locked"]).code(65);
 }
