@@ -60,8 +60,8 @@ pub enum IfBusy {
 /// during a run, one more run starts after the last of them. There is no daemon; whoever finds the
 /// queue without a leader starts one.
 ///
-/// Everything after COMMAND belongs to COMMAND. It runs without a shell, with /dev/null as stdin, in
-/// the directory and with the environment of the first kick that no started run covers.
+/// Everything after COMMAND belongs to COMMAND. It runs without a shell, with /dev/null as stdin, with
+/// the environment and under the options of the first kick that no started run covers.
 #[derive(Debug, Parser)]
 #[command(
     name = "ts",
@@ -73,7 +73,7 @@ pub struct Cli {
     /// Stay until the run that covers this kick has ended; show its output, end with its status
     #[arg(short, long, requires = "command")]
     pub foreground: bool,
-    /// Name of the queue
+    /// Name of the queue (default: default)
     #[arg(short = 'Q', long, value_name = "NAME", value_parser = QueueName::parse)]
     pub queue: Option<QueueName>,
     /// List the jobs of all queues, or of the one named by -Q

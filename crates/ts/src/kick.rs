@@ -209,13 +209,19 @@ pub(crate) fn degraded(places: &Places, job: &Job, cause: &Error, io: &mut Io) -
         places.name
     ));
     let queue = Queue::look(places.clone()).ok().flatten();
-    let mut lock = QueueLock::try_take(&places.dir).map_err(|source| Error::io("lock", &places.dir, source))?;
-    if lock.is_none() {
-        if let Some(queue) = &queue {
+    let failed = |source| Error::io("lock", &places.dir, source);
+    let lock = match &queue {
+        None => QueueLock::take(&places.dir).map_err(failed)?,
+        Some(queue) => loop {
+            if let Some(lock) = QueueLock::try_take(&places.dir).map_err(failed)? {
+                break lock;
+            }
+            // A leader that only waits for a retry lets go. Asked again and again, because one of several
+            // who ask takes the request back when it has had its run.
             queue.page.ask_yield();
-        }
-        lock = Some(QueueLock::take(&places.dir).map_err(|source| Error::io("lock", &places.dir, source))?);
-    }
+            std::thread::sleep(LOOK);
+        },
+    };
     if let Some(queue) = &queue {
         queue.page.take_yield();
         lead::adopt(queue, io);
@@ -229,9 +235,7 @@ pub(crate) fn degraded(places: &Places, job: &Job, cause: &Error, io: &mut Io) -
     if let Some(queue) = &queue {
         queue.page.rec().clear();
     }
-    if let Some(lock) = lock {
-        lock.release().map_err(Error::system("unlock the queue"))?;
-    }
+    lock.release().map_err(Error::system("unlock the queue"))?;
     if let Some(mut queue) = queue {
         ensure_leader(&mut queue, io)?;
     }

@@ -90,8 +90,9 @@ pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Resul
         queue.refresh()?;
         adopt(queue, io);
         let pulse = queue.page.pulse();
-        match queue.due() {
-            due @ (Due::Kicked(slot) | Due::Retry(slot)) => {
+        let due = queue.due();
+        match due {
+            Due::Kicked(slot) | Due::Retry(slot) => {
                 let ended = run_slot(queue, slot, due, None, io)?;
                 if let Some(signal) = ended.interrupted {
                     io.note(format_args!("ended by {signal}"));
@@ -99,29 +100,29 @@ pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Resul
                 }
                 continue;
             }
-            Due::Later(left) => {
-                if !queue.page.take_yield() {
-                    queue.page.wait(pulse, left.min(NAP));
-                    continue;
-                }
+            Due::Later(left) if !queue.page.take_yield() => {
+                queue.page.wait(pulse, left.min(NAP));
+                continue;
             }
-            Due::Nothing => {}
+            Due::Later(_) | Due::Nothing => {}
         }
-        match leave(queue, lock)? {
+        let yields = matches!(due, Due::Later(_));
+        match leave(queue, lock, yields)? {
             Some(again) => lock = again,
             None => return Ok(()),
         }
     }
 }
 
-/// Unlocks, then looks again; returns the lock if there is a reason to go on.
-fn leave(queue: &Queue, lock: QueueLock) -> Result<Option<QueueLock>, Error> {
+/// Unlocks, then looks again; returns the lock if there is a reason to go on. Whoever asked us to yield
+/// for a run of its own starts a leader after it, so a retry that is still to come is no reason then.
+fn leave(queue: &Queue, lock: QueueLock, yields: bool) -> Result<Option<QueueLock>, Error> {
     lock.release().map_err(Error::system("unlock the queue"))?;
     queue.page.wake();
     match queue.due() {
-        Due::Kicked(_) | Due::Retry(_) => queue.try_lock(),
-        // Whoever asked us to yield for its own run starts a leader after it.
-        Due::Later(_) | Due::Nothing => Ok(None),
+        Due::Nothing => Ok(None),
+        Due::Later(_) if yields => Ok(None),
+        _ => queue.try_lock(),
     }
 }
 
@@ -130,7 +131,9 @@ pub(crate) fn adopt(queue: &Queue, io: &mut Io) {
     let Some(running) = queue.page.recorded() else { return };
     if let Some(process) = Process::find(running.pid, running.start) {
         io.note(format_args!("run {} has lost its leader; waiting for process {}", running.run, running.pid));
-        let job = Job::load(&queue.places.job(queue.page.slot(running.slot).key())).ok();
+        // A run that was started while nothing could be recorded belongs to no slot.
+        let path = queue.places.job(queue.page.slot(running.slot).key());
+        let job = Job::load(&path).ok().filter(|_| running.seq != 0);
         let log = RunLog::adopt(&queue.places, running.run);
         let policy = job.as_ref().map(|job| &job.policy);
         run::attend_orphan(&process, running.pid, running.started_boot_ms, policy, &log);

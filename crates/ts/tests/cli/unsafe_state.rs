@@ -91,3 +91,17 @@ fn a_read_only_disk_drops_nothing() {
     assert!(text.contains("Read-only file system"), "{text}");
     assert_eq!(env.lines("runs").len(), 1, "{text}");
 }
+
+#[test]
+fn on_a_full_disk_a_leader_that_waits_for_a_retry_makes_way() {
+    let env = Env::new();
+    let script = "\"$TS\" -f --retry 1 --backoff 1h..1h sh -c 'exit 1' || :
+        dd if=/dev/zero of=\"$TS_DIR/fill\" 2>/dev/null || :
+        for n in 1 2 3; do timeout 10 \"$TS\" sh -c \"echo run >> runs; exit $n\" & done; wait
+        rm \"$TS_DIR/fill\"; \"$TS\" -s --json > status; \"$TS\" --disable over; \"$TS\" -s --json | grep -c retry";
+    let Some(output) = on_small_disk(&env, script) else { return skipped("mounting is not allowed") };
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(env.lines("runs").len(), 3, "{text}");
+    let status: serde_json::Value = serde_json::from_str(&env.lines("status")[0]).expect("JSON");
+    assert_eq!(status["retry"]["failures"], 1, "the retry is still to come: {status}");
+}
