@@ -12,15 +12,14 @@ const MORE: &str = "\
 Examples:
   hiera-consul lookup ntp::servers
   hiera-consul lookup --render-as json --merge deep haproxy::listeners
-  hiera-consul lookup --hiera_config /etc/puppetlabs/puppet/hiera.yaml --facts facts.json --node web1 motd
+  hiera-consul lookup --hiera_config ./hiera.yaml --facts facts.json --node web1 motd
   hiera-consul lookup --explain leader__db
 
 Environment:
   CONSUL_HTTP_ADDR         where Consul's agent listens
   CONSUL_HTTP_TOKEN_FILE   file with the token to send
   CONSUL_HTTP_TOKEN        the token itself
-  CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY
-                           TLS, as for Consul's own commands
+  CONSUL_CACERT and the others of Consul's own commands: TLS, namespace, partition
   STACKTIRA_ROOT           put before every default path
 
 Exit status:
@@ -29,6 +28,8 @@ Exit status:
   2   usage
   65  broken configuration, data, merge or type
   69  Consul cannot be reached or does not answer as promised
+  73  the answer cannot be written
+  75  the system has no resources left; try later
   77  Consul or the system denies reading
 ";
 
@@ -59,7 +60,9 @@ pub enum Action {
     ///
     /// Options have the names and meanings of `puppet lookup`. Without them the settings come from
     /// /etc/stacktira/hiera-consul.yaml, and without that the environment is /var/lib/stacktira/puppet
-    /// and facts are /var/lib/stacktira/facts.json, where they exist.
+    /// and facts are /var/lib/stacktira/facts.json, where they exist. Keys of the settings file are hiera_config,
+    /// environmentpath, environment, modulepath, basemodulepath, facts, node, and consul with address, token_file,
+    /// ca_file, client_cert, client_key, server_name and datacenter.
     Lookup(Box<Lookup>),
 
     /// Answer requests of Puppet's functions on stdin, one JSON object a line, until it ends

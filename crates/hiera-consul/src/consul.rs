@@ -252,7 +252,7 @@ impl Access {
             .map_err(|e| Error::data(format!("the value of Consul key {key} is not the record of a leader: {e}")))?;
         // A record that names a session counts while that session holds the key.
         let bound = leader.session.as_deref().is_some_and(|session| !session.is_empty());
-        if leader.node.is_empty() || (bound && pair.session.is_none()) {
+        if leader.node.is_empty() || (bound && leader.session != pair.session) {
             return Ok(None);
         }
         Ok(Some(leader))
