@@ -1,23 +1,37 @@
 //! Becoming leader: wait until nobody leads, then make the key and lock it in one step.
 //!
 //! The session has no check of its node: a flap of the gossip would end it behind its owner's back, while an
-//! owner that is gone is noticed by the TTL anyway. Its locks are deleted with it, so that the key exists exactly
-//! as long as somebody leads. Nobody who waits has a session.
+//! owner that is gone is noticed by its silence anyway. Its locks are deleted with it, so that the key exists
+//! exactly as long as somebody leads. Nobody who waits has a session.
+//!
+//! # Taking over from a silent leader
+//!
+//! Consul grants a session up to twice its TTL, and starts over when the cluster changes its leader. Who waits is
+//! faster: a leader writes a beat with each renewal ([`crate::lease`]), and its lease ends a TTL after the last
+//! beat that it *sent* successfully. Once this campaign has seen the same beat for a TTL and [`SLACK`], by its own
+//! clock and from the moment it first had the answer, that lease is over and its command stopped; a last
+//! consistent read makes sure that no beat came, and the session is ended. A beat that is under way meanwhile
+//! does not matter: its answer would come after its sender has stopped its command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use consul_client::{Behavior, Class, Client, NewSession, Query, next_index};
+use consul_client::{Behavior, Class, Client, KvPair, NewSession, Query, next_index};
 use toolkit::backoff::{Backoff, jittered};
 
-use crate::record::{Record, Stored, key};
+use crate::lease::Beat;
+use crate::record::{Record, Stored, key, lease_key};
 use crate::{Error, clock};
 
 /// How long nobody can lead after a leader was lost. It only has to cover requests that were under way: an owner
 /// stops its command before its session can end.
-const LOCK_DELAY: Duration = Duration::from_secs(5);
+const LOCK_DELAY: Duration = Duration::from_secs(3);
+/// How much longer than its TTL a leader must be silent.
+const SLACK: Duration = Duration::from_secs(3);
+/// The longest query of who waits; a key that ends by hand may not wake it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What a campaign tells.
 #[derive(Debug)]
@@ -69,19 +83,17 @@ impl Campaign {
     }
 
     fn win(&self, news: &Sender<News>) -> Result<Option<Held>, Error> {
-        let mut index = 0;
+        let mut sight = Sight::default();
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
         let mut leader = None;
         while !self.stop.load(Ordering::SeqCst) {
-            match self.step(index) {
+            match self.step(&mut sight) {
                 Ok(Step::Won(held)) => return Ok(Some(held)),
                 // Somebody was faster, or the lock delay runs: it wakes no query.
                 Ok(Step::NotYet) => {
-                    index = 0;
                     std::thread::sleep(jittered(Duration::from_millis(700)));
                 }
-                Ok(Step::Led(node, answered)) => {
-                    index = next_index(index, answered);
+                Ok(Step::Led(node)) => {
                     if leader.as_ref() != Some(&node) {
                         // The receiver goes away only when the process ends.
                         let _ = news.send(News::LedBy(node.clone()));
@@ -89,7 +101,6 @@ impl Campaign {
                     }
                 }
                 Err(Error::Consul(error)) if error.class() == Class::Unavailable => {
-                    index = 0;
                     let _ = news.send(News::Trouble(toolkit::exit::chain(&error)));
                     std::thread::sleep(backoff.next_delay());
                     continue;
@@ -101,26 +112,39 @@ impl Campaign {
         Ok(None)
     }
 
-    fn step(&self, index: u64) -> Result<Step, Error> {
-        let query = Query::blocking(index, Duration::from_secs(10));
-        let answer = self.client.kv().get(&key(&self.name), &query)?;
-        match answer.value {
-            None => Ok(self.attempt()?.map_or(Step::NotYet, Step::Won)),
-            Some(pair) if pair.session.is_none() => {
-                // Chosen for good, which a consistent read has to say, too.
-                match Stored::read(&self.client, &self.name, &Query::consistent())? {
-                    Some(stored) if !stored.is_held() => {
-                        Err(Error::Chosen { name: self.name.clone(), node: stored.record.node })
-                    }
-                    _ => Ok(Step::NotYet),
+    fn step(&self, sight: &mut Sight) -> Result<Step, Error> {
+        let Some(pair) = self.client.kv().get(&key(&self.name), &Query::new())?.value else {
+            return Ok(self.attempt()?.map_or(Step::NotYet, Step::Won));
+        };
+        let Some(session) = &pair.session else {
+            // Chosen for good, which a consistent read has to say, too.
+            return match Stored::read(&self.client, &self.name, &Query::consistent())? {
+                Some(stored) if !stored.is_held() => {
+                    Err(Error::Chosen { name: self.name.clone(), node: stored.record.node })
                 }
-            }
-            Some(pair) => {
-                let record = serde_json::from_slice::<Record>(&pair.value);
-                let node = record.map_or_else(|_| "an unknown node".to_owned(), |record| record.node);
-                Ok(Step::Led(node, answer.meta.index))
-            }
+                _ => Ok(Step::NotYet),
+            };
+        };
+        if self.is_silent(session, sight)? {
+            self.client.sessions().destroy(session)?;
+            return Ok(Step::NotYet);
         }
+        let record = serde_json::from_slice::<Record>(&pair.value);
+        Ok(Step::Led(record.map_or_else(|_| "an unknown node".to_owned(), |record| record.node)))
+    }
+
+    /// Waits for the leader's next beat, for a while; returns whether its lease is certainly over.
+    fn is_silent(&self, session: &str, sight: &mut Sight) -> Result<bool, Error> {
+        let key = lease_key(&self.name);
+        let left = sight.overdue.map_or(LOOK_EVERY, |at| at.saturating_sub(clock::now()));
+        let query = Query::blocking(sight.index, left.min(LOOK_EVERY));
+        let answer = self.client.kv().get(&key, &query)?;
+        sight.index = next_index(sight.index, answer.meta.index);
+        if !sight.look(session, answer.value.as_ref(), clock::now()) {
+            return Ok(false);
+        }
+        let last = self.client.kv().get(&key, &Query::consistent())?.value;
+        Ok(sight.look(session, last.as_ref(), clock::now()))
     }
 
     fn attempt(&self) -> Result<Option<Held>, Error> {
@@ -161,14 +185,88 @@ impl Campaign {
 enum Step {
     Won(Held),
     NotYet,
-    /// The node, and the index of the answer.
-    Led(String, u64),
+    /// By this node.
+    Led(String),
 }
 
-/// Gives leadership back: the key goes first, since a key that goes with its session leaves a lock delay.
-/// Returns whether Consul took it; if not, it ends with the session's TTL.
+/// What a campaign has seen of the leader's beats.
+#[derive(Debug, Default)]
+struct Sight {
+    /// Index to wait for the next beat with.
+    index: u64,
+    /// Session and modify index of the last beat.
+    last: Option<(String, u64)>,
+    /// When its sender's lease is over, by [`clock::now`].
+    overdue: Option<Duration>,
+}
+
+impl Sight {
+    /// Takes in what was read by `now`; returns whether the lease of `session` is over.
+    fn look(&mut self, session: &str, beat: Option<&KvPair>, now: Duration) -> bool {
+        let seen = beat
+            .filter(|pair| pair.session.as_deref() == Some(session))
+            .and_then(|pair| Some((pair.modify_index, Beat::ttl_of(&pair.value)?)));
+        let Some((index, ttl)) = seen else {
+            // No beat yet: nothing is known of its lease, and Consul's own end of the session is waited for.
+            *self = Sight { index: self.index, ..Sight::default() };
+            return false;
+        };
+        let same = self.last.as_ref().is_some_and(|(s, i)| s == session && *i == index);
+        if !same {
+            self.last = Some((session.to_owned(), index));
+            self.overdue = Some(now + ttl + SLACK);
+        }
+        self.overdue.is_some_and(|at| now >= at)
+    }
+}
+
+/// Gives leadership back: the keys go first, since a key that goes with its session leaves a lock delay, and the
+/// beat last, since those who wait watch it. Returns whether Consul took it; if not, it ends with the TTL.
 pub(crate) fn release(client: &Client, name: &str, held: &Held) -> bool {
-    let key_gone = client.kv().delete_cas(&key(name), held.index);
+    let give_back = || -> Result<(), consul_client::Error> {
+        client.kv().delete_cas(&key(name), held.index)?;
+        let beat = client.kv().get(&lease_key(name), &Query::consistent())?.value;
+        // A successor may have begun to beat.
+        if let Some(pair) = beat
+            && pair.session.as_deref() == Some(&held.session)
+        {
+            client.kv().delete_cas(&lease_key(name), pair.modify_index)?;
+        }
+        Ok(())
+    };
+    let keys_gone = give_back();
     let session_gone = client.sessions().destroy(&held.session);
-    key_gone.is_ok() && session_gone.is_ok()
+    keys_gone.is_ok() && session_gone.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(session: &str, index: u64) -> KvPair {
+        KvPair {
+            key: "stacktira/lease/x".to_owned(),
+            value: Beat { ttl_ms: 10_000, beat: index }.bytes(),
+            flags: 0,
+            create_index: 1,
+            modify_index: index,
+            lock_index: 1,
+            session: Some(session.to_owned()),
+        }
+    }
+
+    #[test]
+    fn only_a_whole_ttl_and_more_without_a_beat_is_silence() {
+        let at = Duration::from_secs;
+        let mut sight = Sight::default();
+        assert!(!sight.look("s", Some(&beat("s", 1)), at(100)));
+        assert!(!sight.look("s", Some(&beat("s", 1)), at(112)));
+        assert!(!sight.look("s", Some(&beat("s", 2)), at(113)), "a beat came");
+        assert!(!sight.look("s", Some(&beat("s", 2)), at(125)));
+        assert!(sight.look("s", Some(&beat("s", 2)), at(126)));
+        assert!(!sight.look("t", Some(&beat("t", 2)), at(126)), "another leader");
+        assert!(!sight.look("t", Some(&beat("s", 2)), at(200)), "not its beat");
+        assert!(!sight.look("t", None, at(300)), "no beat is not silence");
+        assert!(!sight.look("t", Some(&beat("t", 2)), at(301)), "the clock starts over");
+    }
 }

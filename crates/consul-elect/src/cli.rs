@@ -119,8 +119,11 @@ pub enum Action {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// How long leadership outlives its holder at least, at most twice that; 10s to 30s
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = ttl)]
+    /// How long leadership outlives a holder that is gone; 10s to 30s
+    ///
+    /// Who waits takes over this long after the last sign of life and a few seconds more; an outage of Consul up
+    /// to two thirds of it, such as the election of a leader, is survived.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = ttl)]
     pub ttl: Duration,
     /// How long COMMAND gets to end after TERM before it is killed; at most 4s
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = kill_after)]

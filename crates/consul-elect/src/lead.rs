@@ -14,7 +14,6 @@ use toolkit::{Io, exit};
 use crate::campaign::{Campaign, Held, News, release};
 use crate::cli::RunArgs;
 use crate::lease::Lease;
-use crate::record::key;
 use crate::{Error, clock, guard};
 
 /// How often child, signals and lease are looked at.
@@ -110,7 +109,7 @@ fn abandon(client: &Client, arguments: &RunArgs, receiver: &Receiver<News>) {
 
 /// Runs the command for as long as leadership is certain.
 fn lead(client: &Client, arguments: &RunArgs, held: &Held, notes: Notes, io: &mut Io) -> Result<u8, Error> {
-    let lease = Lease::start(client, &key(&arguments.name), &held.session, arguments.ttl, held.since);
+    let lease = Lease::start(client, &arguments.name, &held.session, arguments.ttl, held.since);
     let mut command = guard::command(io.level(), &arguments.command);
     command.env("STACKTIRA_LEADER", &arguments.name).env("STACKTIRA_FENCING_TOKEN", held.token.to_string());
     let mut group = Group::spawn(&mut command)

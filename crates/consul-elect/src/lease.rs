@@ -5,6 +5,9 @@
 //! sleeps, and its owner stops COMMAND early enough before that. Whatever happens to Consul, the network or its
 //! leaders, a lease that is not renewed ends by this clock alone.
 //!
+//! With each renewal goes a beat, a write that those who wait can see; a lease is renewed when both are done. What
+//! they make of its absence is told in [`crate::campaign`].
+//!
 //! One thread renews, another watches the key, so that a leadership taken away by hand ends at once. The watch
 //! believes a loss only after a consistent read; it may end a lease early and never lengthens one.
 
@@ -12,11 +15,33 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use consul_client::{Client, Error as ConsulError, Query, next_index};
+use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::record::{key, lease_key};
 
 /// Pause after a renewal or a watch that failed.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// What is stored as a beat.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Beat {
+    /// How long the lease outlives the beat.
+    pub(crate) ttl_ms: u64,
+    /// Makes each differ from the one before: Consul does not count a write that changes nothing.
+    pub(crate) beat: u64,
+}
+
+impl Beat {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers serialise")
+    }
+
+    /// Reads how long the lease outlives the beat; `None` for what is no beat.
+    pub(crate) fn ttl_of(value: &[u8]) -> Option<Duration> {
+        serde_json::from_slice::<Beat>(value).ok().map(|beat| Duration::from_millis(beat.ttl_ms))
+    }
+}
 
 /// A lease; its threads stop when it is dropped.
 #[derive(Debug)]
@@ -66,16 +91,16 @@ impl Shared {
 }
 
 impl Lease {
-    /// Keeps `session`, renewed with a request sent at `since`, alive from now on.
-    pub(crate) fn start(client: &Client, key: &str, session: &str, ttl: Duration, since: Duration) -> Lease {
+    /// Keeps the `session` that leads `name`, renewed with a request sent at `since`, alive from now on.
+    pub(crate) fn start(client: &Client, name: &str, session: &str, ttl: Duration, since: Duration) -> Lease {
         let status = Status { until: since + ttl, lost: None, trouble: None };
         let shared = Arc::new(Shared { state: Mutex::new(State { status, stop: false }), wake: Condvar::new() });
         let lease = Lease { shared: Arc::clone(&shared) };
-        let (renewer, id) = (client.clone(), session.to_owned());
+        let (renewer, beats, id) = (client.clone(), lease_key(name), session.to_owned());
         let to_renew = Arc::clone(&shared);
         // The threads are not joined: a request in flight must not delay the end of the process.
-        std::thread::spawn(move || renew(&renewer, &id, ttl, &to_renew));
-        let (watcher, key, id) = (client.clone(), key.to_owned(), session.to_owned());
+        std::thread::spawn(move || renew(&renewer, &beats, &id, ttl, &to_renew));
+        let (watcher, key, id) = (client.clone(), key(name), session.to_owned());
         std::thread::spawn(move || watch(&watcher, &key, &id, &shared));
         lease
     }
@@ -93,22 +118,30 @@ impl Drop for Lease {
     }
 }
 
-fn renew(client: &Client, session: &str, ttl: Duration, shared: &Shared) {
-    let mut pause = ttl / 5;
+fn renew(client: &Client, beats: &str, session: &str, ttl: Duration, shared: &Shared) {
+    let ttl_ms = u64::try_from(ttl.as_millis()).expect("a TTL is some seconds");
+    let mut beat = 0;
+    // The first beat comes at once.
+    let mut pause = Duration::ZERO;
     while shared.pause(pause) {
         let sent = clock::now();
-        match client.sessions().renew(session) {
-            Ok(_) => {
+        beat += 1;
+        let renewed = client
+            .sessions()
+            .renew(session)
+            .and_then(|_| client.kv().acquire(beats, &Beat { ttl_ms, beat }.bytes(), session));
+        pause = RETRY;
+        match renewed {
+            Ok(true) => {
                 let mut state = shared.lock();
                 state.status.until = sent + ttl;
                 state.status.trouble = None;
                 pause = ttl / 5;
             }
+            // What a predecessor left is gone within its lock delay.
+            Ok(false) => shared.lock().status.trouble = Some(format!("{beats} is not free")),
             Err(error @ ConsulError::SessionGone { .. }) => shared.lose(error.to_string()),
-            Err(error) => {
-                shared.lock().status.trouble = Some(toolkit::exit::chain(&error));
-                pause = RETRY;
-            }
+            Err(error) => shared.lock().status.trouble = Some(toolkit::exit::chain(&error)),
         }
     }
 }

@@ -34,6 +34,9 @@ pub use error::Error;
 use cli::{Action, Cli};
 use record::{Record, Stored};
 
+/// Limit for each request of `run`, where a lease runs out meanwhile.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+
 /// Does what the command line says; returns the exit code.
 ///
 /// # Errors
@@ -41,7 +44,7 @@ use record::{Record, Stored};
 pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     match &cli.action {
         Action::Guard { parent, command } => guard::run(*parent, command, io),
-        Action::Run(arguments) => client(cli, Some(Duration::from_secs(3)))
+        Action::Run(arguments) => client(cli, Some(REQUEST_LIMIT))
             .and_then(|client| lead::run(&client, arguments, io))
             .map_err(|error| Error::Wrapper(Box::new(error))),
         Action::Once { reset: true, name, .. } => {

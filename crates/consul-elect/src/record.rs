@@ -87,6 +87,11 @@ pub(crate) fn key(name: &str) -> String {
     format!("stacktira/leader/{name}")
 }
 
+/// Returns the key of a leader's beats: apart from the record, so that nobody who watches that is woken by them.
+pub(crate) fn lease_key(name: &str) -> String {
+    format!("stacktira/lease/{name}")
+}
+
 /// Writes a time as RFC 3339 in UTC, to the second.
 fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -7,7 +7,8 @@
 //!
 //! Indexes follow Consul: an existing key has its own modify index, an absent one the index of the
 //! last change of any key; the catalog has one index. A session ends exactly at its TTL, the earliest
-//! moment that Consul allows itself, so that a client which relies on more fails here.
+//! moment that Consul allows itself, so that a client which relies on more fails here; a client that
+//! relies on less can be shown the latest ([`FakeConsul::expire_late`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -141,6 +142,8 @@ struct State {
     lock_delays: BTreeMap<String, Instant>,
     sessions: BTreeMap<String, SessionState>,
     next_session: u64,
+    /// How many TTLs a session lives.
+    grace: u32,
     instances: BTreeMap<(String, String), Instance>,
     events: Vec<Value>,
     faults: Vec<(String, Fault)>,
@@ -167,6 +170,7 @@ impl FakeConsul {
             lock_delays: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 0,
+            grace: 1,
             instances: BTreeMap::new(),
             events: Vec::new(),
             faults: Vec::new(),
@@ -266,6 +270,11 @@ impl FakeConsul {
     /// Ends a session as a lost node does: locks are freed, their delay runs.
     pub fn expire(&self, session: &str) {
         self.change(|state| state.end_session(session));
+    }
+
+    /// Lets sessions end at twice their TTL, as a real Consul usually does.
+    pub fn expire_late(&self) {
+        self.change(|state| state.grace = 2);
     }
 
     /// Registers or changes an instance.
@@ -452,11 +461,11 @@ impl State {
     }
 
     fn expire_due(&mut self) {
-        let now = Instant::now();
+        let (now, grace) = (Instant::now(), self.grace);
         let due: Vec<String> = self
             .sessions
             .iter()
-            .filter(|(_, s)| s.ttl.is_some_and(|ttl| now >= s.renewed + ttl))
+            .filter(|(_, s)| s.ttl.is_some_and(|ttl| now >= s.renewed + ttl * grace))
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
