@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use consul_client::Overrides;
 use toolkit::args::{Verbosity, duration};
 
 use crate::payload::Kind;
@@ -48,9 +49,52 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
+    /// How to reach Consul.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
     /// How much to say.
     #[command(flatten)]
     pub verbosity: Verbosity,
+}
+
+/// How to reach Consul; each option wins over the environment variable that Consul itself knows.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Consul")]
+pub struct ConsulArgs {
+    /// Where Consul's agent listens [env: CONSUL_HTTP_ADDR]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub http_addr: Option<String>,
+    /// File with the token to send [env: CONSUL_HTTP_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates of the authorities to trust [env: CONSUL_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate to show [env: CONSUL_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// Key of that certificate [env: CONSUL_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+    /// Datacenter to ask, instead of the agent's own
+    #[arg(long, global = true, value_name = "NAME")]
+    pub datacenter: Option<String>,
+}
+
+impl ConsulArgs {
+    /// Returns the settings that win over the environment.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            address: self.http_addr.clone(),
+            token_file: self.token_file.clone(),
+            ca_file: self.ca_file.clone(),
+            client_cert: self.client_cert.clone(),
+            client_key: self.client_key.clone(),
+            datacenter: self.datacenter.clone(),
+            ..Overrides::default()
+        }
+    }
 }
 
 /// The subcommands.
@@ -143,5 +187,15 @@ mod tests {
     #[test]
     fn the_description_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_command_are_its_own() {
+        use clap::Parser;
+        let words = ["consul-watch-handler", "handle", "--name", "n", "ts", "--token-file", "f", "-v", "--name=x"];
+        let cli = super::Cli::try_parse_from(words).expect("it parses");
+        let super::Action::Handle(handle) = cli.action else { panic!("another subcommand") };
+        assert_eq!(handle.command, ["ts", "--token-file", "f", "-v", "--name=x"]);
+        assert_eq!(cli.consul.token_file, None);
     }
 }

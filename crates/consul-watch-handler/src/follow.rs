@@ -10,7 +10,6 @@
 //! queries for single services wake only for theirs and cost the servers least.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use serde_json::{Map, Value};
 use toolkit::backoff::{Backoff, random_fraction};
 use toolkit::exit::chain;
 
+use crate::Settings;
 use crate::config::{Debounce, WatchSpec};
 use crate::error::Error;
 use crate::payload::{self, Kind};
@@ -46,13 +46,13 @@ pub(crate) enum Message {
 /// The connection to Consul that all threads share.
 #[derive(Debug)]
 pub(crate) struct Link {
-    settings: Vec<(&'static str, OsString)>,
+    settings: Settings,
     client: Mutex<Client>,
 }
 
 impl Link {
-    pub(crate) fn new(settings: &[(&'static str, OsString)]) -> Result<Link, Error> {
-        Ok(Link { client: Mutex::new(crate::client(settings)?), settings: settings.to_vec() })
+    pub(crate) fn new(settings: Settings) -> Result<Link, Error> {
+        Ok(Link { client: Mutex::new(settings.client()?), settings })
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -61,7 +61,7 @@ impl Link {
 
     /// Reads the settings' files again: the token may have been replaced.
     pub(crate) fn renew(&self) {
-        if let Ok(client) = crate::client(&self.settings) {
+        if let Ok(client) = self.settings.client() {
             *self.client.lock().expect("no holder panics") = client;
         }
     }

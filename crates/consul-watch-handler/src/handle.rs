@@ -7,6 +7,7 @@ use serde_json::Value;
 use toolkit::signals::Notes;
 use toolkit::{Io, exit};
 
+use crate::Settings;
 use crate::cli::Handle;
 use crate::command::{self, Cause, Ending};
 use crate::error::Error;
@@ -18,15 +19,15 @@ use crate::state::{State, Store};
 ///
 /// # Errors
 /// Those of [`Error`].
-pub fn run(options: Handle, input: impl Read, io: &mut Io) -> Result<u8, Error> {
-    let given = given_subject(&options)?;
+pub fn run(options: &Handle, settings: &Settings, input: impl Read, io: &mut Io) -> Result<u8, Error> {
+    let given = given_subject(options)?;
     let (bytes, payload) = payload::read(input)?;
     // From here on a signal is passed on to the command; before, it ends us as if we were not there.
     let notes = Notes::install().map_err(|source| Error::System { what: "handle signals", source })?;
     let kind = options.kind.or(given.as_ref().map(Subject::kind)).or_else(|| Kind::guess(&payload));
     let name = match &options.name {
         Some(name) => name.clone(),
-        None => default_name(kind.filter(|_| options.kind.is_some()), &options),
+        None => default_name(kind.filter(|_| options.kind.is_some()), options),
     };
     let store = Store::from_env()?;
     let patience = options.timeout + command::GRACE + Duration::from_secs(5);
@@ -40,7 +41,7 @@ pub fn run(options: Handle, input: impl Read, io: &mut Io) -> Result<u8, Error> 
         payload::check(kind, &payload)?;
     }
     let index = std::env::var("CONSUL_INDEX").ok().and_then(|text| text.parse().ok());
-    let handling = Handling { name: &name, kind, index, bytes: &bytes, options: &options, notes };
+    let handling = Handling { name: &name, kind, index, bytes: &bytes, options, settings, notes };
     if kind == Some(Kind::Event) {
         return handling.events(&payload, state, &store, io);
     }
@@ -54,6 +55,7 @@ struct Handling<'a> {
     /// The payload as it came.
     bytes: &'a [u8],
     options: &'a Handle,
+    settings: &'a Settings,
     notes: Notes,
 }
 
@@ -130,7 +132,7 @@ impl Handling<'_> {
             (false, count) => format!("{count} things less are there"),
         };
         let Some(subject) = subject else { return Err(Error::Unverifiable { name: name() }) };
-        let client = crate::client(&[])?;
+        let client = self.settings.client()?;
         let answer = subject.confirm(&client).map_err(|source| Error::Unconfirmed {
             name: name(),
             what: what.clone(),

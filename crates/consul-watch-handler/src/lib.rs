@@ -40,24 +40,43 @@ use crate::error::{Error, Failed};
 /// # Errors
 /// Those of [`Error`], with the code that the subcommand gives to them.
 pub fn run(cli: Cli, io: &mut Io) -> Result<u8, Failed> {
+    let overrides = cli.consul.overrides();
     match cli.action {
-        Action::Handle(handle) => handle::run(handle, std::io::stdin().lock(), io).map_err(Failed::of_wrapper),
-        Action::Watch { config } => watch::run(&config, io).map_err(Failed::of_watch),
+        Action::Handle(handle) => {
+            let settings = Settings { file: Vec::new(), overrides };
+            handle::run(&handle, &settings, std::io::stdin().lock(), io).map_err(Failed::of_wrapper)
+        }
+        Action::Watch { config } => watch::run(&config, overrides, io).map_err(Failed::of_watch),
     }
 }
 
-/// Sets up the connection to Consul from the environment, and from `settings` where the environment says nothing.
-fn client(settings: &[(&'static str, OsString)]) -> Result<consul_client::Client, Error> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let has_token = set("CONSUL_HTTP_TOKEN").is_some();
-    let lookup = |name: &str| {
-        set(name).or_else(|| {
-            // A token of the environment wins over a file that the configuration names.
-            let applies = !(has_token && name == "CONSUL_HTTP_TOKEN_FILE");
-            settings.iter().find(|(variable, _)| applies && *variable == name).map(|(_, value)| value.clone())
-        })
-    };
-    consul_client::Config::from_env(lookup)
-        .and_then(|config| consul_client::Client::new(&config))
-        .map_err(|error| Error::Client(Box::new(error)))
+/// How to reach Consul: flags, then the environment, then a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Settings of the file, as names of environment variables with the values that hold where they are not set.
+    pub file: Vec<(&'static str, OsString)>,
+    /// Settings of the command line.
+    pub overrides: consul_client::Overrides,
+}
+
+impl Settings {
+    /// Returns a client; reads the files that the settings name, connects to nothing.
+    ///
+    /// # Errors
+    /// A setting or a file cannot be used.
+    pub fn client(&self) -> Result<consul_client::Client, Error> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let has_token = set("CONSUL_HTTP_TOKEN").is_some();
+        let lookup = |name: &str| {
+            set(name).or_else(|| {
+                // A token of the environment wins over a file that the configuration names.
+                let applies = !(has_token && name == "CONSUL_HTTP_TOKEN_FILE");
+                self.file.iter().find(|(variable, _)| applies && *variable == name).map(|(_, value)| value.clone())
+            })
+        };
+        consul_client::Config::from_env(lookup)
+            .and_then(|config| config.with(&self.overrides))
+            .and_then(|config| consul_client::Client::new(&config))
+            .map_err(|error| Error::Client(Box::new(error)))
+    }
 }

@@ -11,10 +11,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use consul_client::Overrides;
 use toolkit::io::Level;
 use toolkit::signals::Notes;
 use toolkit::{Io, exit};
 
+use crate::Settings;
 use crate::command::GRACE;
 use crate::config::{self, Config, WatchSpec};
 use crate::error::Error;
@@ -26,10 +28,10 @@ use crate::state::Store;
 ///
 /// # Errors
 /// The file, the settings of Consul, or the state directory cannot be used.
-pub fn run(path: &Path, io: &mut Io) -> Result<u8, Error> {
+pub fn run(path: &Path, overrides: Overrides, io: &mut Io) -> Result<u8, Error> {
     let config = config::load(path)?;
     let store = Store::from_env()?;
-    let link = Arc::new(Link::new(&config.consul)?);
+    let link = Arc::new(Link::new(Settings { file: config.consul.clone(), overrides: overrides.clone() })?);
     let notes = Notes::install().map_err(|source| Error::System { what: "handle signals", source })?;
     let (say, heard) = channel();
     let signals = say.clone();
@@ -42,7 +44,7 @@ pub fn run(path: &Path, io: &mut Io) -> Result<u8, Error> {
     })
     .map_err(|source| Error::System { what: "start a thread", source })?;
 
-    let mut fleet = Fleet { config, link, store, say, running: Vec::new(), leaving: Vec::new() };
+    let mut fleet = Fleet { config, overrides, link, store, say, running: Vec::new(), leaving: Vec::new() };
     fleet.start_missing()?;
     io.note(format_args!("{} watches of {}", fleet.running.len(), path.display()));
     let mut hangups = 0;
@@ -77,6 +79,7 @@ fn print(message: Message, io: &mut Io) {
 
 struct Fleet {
     config: Config,
+    overrides: Overrides,
     link: Arc<Link>,
     store: Store,
     say: Sender<Message>,
@@ -121,7 +124,8 @@ impl Fleet {
 
     fn reload(&mut self, path: &Path) -> Result<(), Error> {
         let config = config::load(path)?;
-        let link = Arc::new(Link::new(&config.consul)?);
+        let settings = Settings { file: config.consul.clone(), overrides: self.overrides.clone() };
+        let link = Arc::new(Link::new(settings)?);
         let same_link = config.consul == self.config.consul && config.max_wait == self.config.max_wait;
         if !same_link {
             self.link = link;

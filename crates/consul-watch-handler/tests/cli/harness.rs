@@ -79,15 +79,26 @@ impl Bench {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Starts `watch` with a configuration.
+    /// Starts `watch` with a configuration, on the small Consul, with a token in its environment.
     pub(crate) fn watch(&self, config: &str) -> Watch {
+        let mut command = self.command();
+        command.env("CONSUL_HTTP_TOKEN", "secret-token");
+        self.start(command, config)
+    }
+
+    /// Starts `watch` with a configuration, on another Consul.
+    pub(crate) fn watch_at(&self, url: &str, config: &str) -> Watch {
+        let mut command = self.command();
+        command.env("CONSUL_HTTP_ADDR", url);
+        self.start(command, config)
+    }
+
+    fn start(&self, mut command: Command, config: &str) -> Watch {
         std::fs::write(self.path("watch.yaml"), config).expect("written");
         let errors = std::fs::File::create(self.path("stderr")).expect("made");
-        let child = self
-            .command()
+        let child = command
             .args(["-vv", "watch"])
             .arg(self.path("watch.yaml"))
-            .env("CONSUL_HTTP_TOKEN", "secret-token")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors)

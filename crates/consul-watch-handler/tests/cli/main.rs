@@ -2,4 +2,5 @@
 
 mod handle;
 mod harness;
+mod real;
 mod watch;
