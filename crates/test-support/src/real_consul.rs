@@ -16,13 +16,24 @@ use serde_json::{Value, json};
 pub struct RealConsul {
     child: Child,
     port: u16,
-    _dir: tempfile::TempDir,
+    https: u16,
+    dir: tempfile::TempDir,
 }
 
 impl RealConsul {
     /// Starts an agent with `extra` configuration and waits until it leads. `None`, with the reason on stderr,
     /// where there is no Consul.
     pub fn start(extra: &Value) -> Option<RealConsul> {
+        RealConsul::launch(extra, false)
+    }
+
+    /// Starts an agent that speaks https and wants a certificate of its callers; see [`RealConsul::file`]. Its own
+    /// certificate is for `server.dc1.consul`, `localhost` and 127.0.0.1.
+    pub fn start_tls() -> Option<RealConsul> {
+        RealConsul::launch(&json!({}), true)
+    }
+
+    fn launch(extra: &Value, tls: bool) -> Option<RealConsul> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let binary = match find(dir.path()) {
             Ok(binary) => binary,
@@ -31,13 +42,31 @@ impl RealConsul {
                 return None;
             }
         };
+        if tls {
+            for arguments in [
+                &["tls", "ca", "create"] as &[&str],
+                &["tls", "cert", "create", "-server"],
+                &["tls", "cert", "create", "-client"],
+                &["tls", "ca", "create", "-domain", "other"],
+            ] {
+                let made = Command::new(&binary).args(arguments).current_dir(dir.path()).output();
+                assert!(made.is_ok_and(|o| o.status.success()), "consul {arguments:?} failed");
+            }
+        }
         // A port may be taken between its choice and its use.
         for _ in 0..3 {
-            let [http, lan, wan, server] = free_ports();
+            let [http, lan, wan, server, https] = free_ports();
             let mut config = json!({
                 "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "node_name": "real1", "disable_update_check": true,
                 "ports": {"http": http, "dns": -1, "grpc": -1, "serf_lan": lan, "serf_wan": wan, "server": server},
             });
+            if tls {
+                config["ports"]["https"] = json!(https);
+                config["ca_file"] = json!(dir.path().join("consul-agent-ca.pem"));
+                config["cert_file"] = json!(dir.path().join("dc1-server-consul-0.pem"));
+                config["key_file"] = json!(dir.path().join("dc1-server-consul-0-key.pem"));
+                config["verify_incoming_https"] = json!(true);
+            }
             if let (Some(config), Some(extra)) = (config.as_object_mut(), extra.as_object()) {
                 config.extend(extra.clone());
             }
@@ -55,11 +84,22 @@ impl RealConsul {
                 .spawn()
                 .expect("the binary was just found");
             if leads(&mut child, http) {
-                return Some(RealConsul { child, port: http, _dir: dir });
+                return Some(RealConsul { child, port: http, https, dir });
             }
             end(&mut child);
         }
         panic!("{} did not become leader of itself", binary.display());
+    }
+
+    /// Returns `https://127.0.0.1:PORT` of an agent that was started with TLS.
+    pub fn https_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.https)
+    }
+
+    /// Returns a file of an agent that was started with TLS: `consul-agent-ca.pem`, `dc1-client-consul-0.pem`,
+    /// `dc1-client-consul-0-key.pem`, and `other-agent-ca.pem` of an authority that signed nothing.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Returns `http://127.0.0.1:PORT`, for `CONSUL_HTTP_ADDR`.
@@ -105,9 +145,9 @@ fn find(dir: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| "neither STACKTIRA_CONSUL nor PATH has one".to_owned())
 }
 
-fn free_ports() -> [u16; 4] {
-    // All four are held until all are chosen, so that they differ.
-    [0; 4]
+fn free_ports() -> [u16; 5] {
+    // All are held until all are chosen, so that they differ.
+    [0; 5]
         .map(|_: u16| TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port is free"))
         .map(|socket| socket.local_addr().expect("a bound socket has an address").port())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consul_client::{Behavior, Client, Error, NewSession, Query, Right, VALUE_LIMIT};
+use consul_client::{Behavior, Client, Config, Error, NewSession, Query, Right, VALUE_LIMIT};
 use serde_json::json;
 use test_support::real_consul::RealConsul;
 
@@ -96,4 +96,48 @@ fn acls_refuse_and_filter() {
     for right in [Right::Keys("k"), Right::Services, Right::Service("web"), Right::Nodes, Right::Events("")] {
         master.rights().check(right).unwrap();
     }
+}
+
+#[test]
+fn tls_checks_both_sides() {
+    let Some(consul) = RealConsul::start_tls() else { return };
+    let file = |name: &str| Some(consul.file(name));
+    let mut good = config(&consul.https_url());
+    good.tls.ca_file = file("consul-agent-ca.pem");
+    good.tls.client_cert = file("dc1-client-consul-0.pem");
+    good.tls.client_key = file("dc1-client-consul-0-key.pem");
+    let ask = |config: &Config| Client::new(config).and_then(|c| c.kv().get("k", &Query::new()));
+    assert_eq!(ask(&good).unwrap().value, None);
+
+    let mut named = good.clone();
+    named.tls.server_name = Some("server.dc1.consul".to_owned());
+    assert_eq!(ask(&named).unwrap().value, None);
+    named.tls.server_name = Some("server.dc2.consul".to_owned());
+    assert!(matches!(ask(&named), Err(Error::Unreachable { .. })));
+
+    let mut stranger = good.clone();
+    stranger.tls.ca_file = file("other-agent-ca.pem");
+    let error = ask(&stranger).unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    stranger.tls.verify = false;
+    assert_eq!(ask(&stranger).unwrap().value, None, "not checked on request");
+
+    let mut nobody = good.clone();
+    (nobody.tls.client_cert, nobody.tls.client_key) = (None, None);
+    assert!(matches!(ask(&nobody), Err(Error::Unreachable { .. })));
+
+    let mut half = good.clone();
+    half.tls.client_key = None;
+    assert!(matches!(ask(&half), Err(Error::Config { .. })));
+    half.tls.client_key = file("dc1-client-consul-0.pem");
+    assert!(matches!(ask(&half), Err(Error::File { .. })), "a certificate is no key");
+    half.tls.ca_file = file("none.pem");
+    assert!(matches!(ask(&half), Err(Error::File { .. })));
+
+    let mut directory = good.clone();
+    directory.tls.ca_file = None;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(consul.file("consul-agent-ca.pem"), dir.path().join("ca.pem")).unwrap();
+    directory.tls.ca_path = Some(dir.path().to_owned());
+    assert_eq!(ask(&directory).unwrap().value, None);
 }
