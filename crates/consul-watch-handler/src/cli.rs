@@ -43,18 +43,22 @@ Exit status:
   *    handle: the command's own code, 128 + n when signal n ended it";
 
 /// Turn changes in Consul into the runs that are needed
+///
+/// A command runs when what is watched differs from what it last succeeded with, and only then: not because Consul was
+/// restarted or reloaded, an index moved or a list changed its order. What Consul refuses, leaves out or cannot
+/// answer is unknown, never gone.
 #[derive(Debug, Parser)]
 #[command(name = "consul-watch-handler", version, after_long_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
-    /// How to reach Consul.
-    #[command(flatten)]
-    pub consul: ConsulArgs,
     /// How much to say.
     #[command(flatten)]
     pub verbosity: Verbosity,
+    /// How to reach Consul.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
 }
 
 /// How to reach Consul; each option wins over the environment variable that Consul itself knows.

@@ -32,6 +32,9 @@ Exit status:
   77  a source may not be read";
 
 /// Read the metadata that a cloud gave this machine
+///
+/// Metadata is what OpenStack calls meta_data.json: an object whose `meta` mapping holds what the owner of the machine
+/// wrote. It is taken from the first source that is there and kept until the machine restarts.
 #[derive(Debug, Parser)]
 #[command(name = "node-metadata", version, after_long_help = AFTER_HELP)]
 pub struct Cli {
@@ -73,7 +76,7 @@ pub enum Action {
 /// Where the metadata comes from.
 #[derive(Debug, Args)]
 pub struct From {
-    /// Directory where the config drive is mounted (below STACKTIRA_ROOT unless given)
+    /// Directory where the config drive is mounted (default: /mnt/config, below STACKTIRA_ROOT)
     #[arg(long, value_name = "DIR")]
     pub config_drive: Option<PathBuf>,
     /// Ask the sources again instead of using what was kept
