@@ -32,6 +32,8 @@ const LOCK_DELAY: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(3);
 /// The longest query of who waits; a key that ends by hand may not wake it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time between two looks: a beat that is not there yet lets every write of the cluster wake the query.
+const PACE: Duration = Duration::from_millis(100);
 
 /// What a campaign tells.
 #[derive(Debug)]
@@ -99,6 +101,7 @@ impl Campaign {
                         let _ = news.send(News::LedBy(node.clone()));
                         leader = Some(node);
                     }
+                    std::thread::sleep(PACE);
                 }
                 Err(Error::Consul(error)) if error.class() == Class::Unavailable => {
                     let _ = news.send(News::Trouble(toolkit::exit::chain(&error)));
@@ -126,8 +129,12 @@ impl Campaign {
             };
         };
         if self.is_silent(session, sight)? {
-            self.client.sessions().destroy(session)?;
-            return Ok(Step::NotYet);
+            match self.client.sessions().destroy(session) {
+                Ok(()) => return Ok(Step::NotYet),
+                // Without the right to end sessions of other nodes, Consul's own end of it is waited for.
+                Err(error) if error.class() == Class::Denied => *sight = Sight::default(),
+                Err(error) => return Err(error.into()),
+            }
         }
         let record = serde_json::from_slice::<Record>(&pair.value);
         Ok(Step::Led(record.map_or_else(|_| "an unknown node".to_owned(), |record| record.node)))

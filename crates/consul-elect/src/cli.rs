@@ -10,9 +10,9 @@ use toolkit::args::Verbosity;
 
 const AFTER: &str = "\
 Examples:
-  consul-elect run backup -- /usr/local/sbin/backup --token-from-env
+  consul-elect run backup -- /usr/local/sbin/backup --all
   consul-elect once database --mine && init-database
-  read -r node address token <<< \"$(consul-elect once database)\"
+  consul-elect once database --json
   consul-elect show backup
   consul-elect once database --reset
 
@@ -51,12 +51,12 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
-    /// How to reach Consul.
-    #[command(flatten)]
-    pub consul: ConsulArgs,
     /// How much to say.
     #[command(flatten)]
     pub verbosity: Verbosity,
+    /// How to reach Consul.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
 }
 
 /// Returns the command, for man pages and completions.

@@ -29,8 +29,10 @@ pub(crate) fn run(client: &Client, arguments: &RunArgs, io: &mut Io) -> Result<u
         Outcome::Won(held) => {
             io.note(format_args!("leading {} with token {}", arguments.name, held.token));
             let result = lead(client, arguments, &held, notes, io);
-            // After a loss there is nothing to give back; the attempt is harmless, since it names our index.
-            if !release(client, &arguments.name, &held) && result.is_ok() {
+            if let Err(Error::Lost { .. }) = result {
+                // The keys are another's by now, or will be; if Consul is away, the session ends by itself.
+                let _ = client.sessions().destroy(&held.session);
+            } else if !release(client, &arguments.name, &held) {
                 io.warn(format_args!(
                     "could not give leadership of {} back; it ends within {}",
                     arguments.name,

@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // `run` passes its command's code through, so that 2 would be the command's own.
-            let wraps = std::env::args_os().skip(1).any(|argument| argument == "run");
+            let action = std::env::args_os().skip(1).find(|a| ["run", "once", "show"].iter().any(|name| a == name));
+            let wraps = action.is_some_and(|action| action == "run");
             return exit::usage(&error, if wraps { exit::WRAPPER } else { exit::USAGE });
         }
     };

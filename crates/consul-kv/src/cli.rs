@@ -11,7 +11,7 @@ use toolkit::args::Verbosity;
 const AFTER: &str = "\
 Examples:
   consul-kv put hiera/common/ntp_server 192.168.242.21
-  openssl rand -hex 16 | consul-kv put hiera/common/cookie
+  consul-kv put hiera/common/motd < motd.txt
   consul-kv get hiera/common/ntp_server
   consul-kv put --cas 0 cluster/founder \"$(uname -n)\" || echo 'somebody was faster'
   consul-kv wait --timeout 10m --not pending cluster/database
@@ -45,12 +45,12 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
-    /// How to reach Consul.
-    #[command(flatten)]
-    pub consul: ConsulArgs,
     /// How much to say.
     #[command(flatten)]
     pub verbosity: Verbosity,
+    /// How to reach Consul.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
 }
 
 /// Returns the command, for man pages and completions.
