@@ -73,7 +73,8 @@ pub(crate) struct Observation {
     pub(crate) payload: Arc<Value>,
     pub(crate) digest: String,
     pub(crate) index: u64,
-    version: u64,
+    /// Rises with each observation that differs from the one before.
+    pub(crate) version: u64,
 }
 
 /// Why a wait came to an end.

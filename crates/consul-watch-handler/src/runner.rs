@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::follow::{Board, Due, Link, Message, Observation};
 use crate::handle::fresh_events;
 use crate::payload::{self, Kind};
+use crate::source::Subject;
 use crate::state::{State, Store};
 
 /// The part of a watch that confirms, among the parts that can be in trouble.
@@ -34,6 +35,9 @@ pub(crate) struct Runner {
     pub(crate) say: Sender<Message>,
     /// What a success left when it could not be written down.
     unsaved: Option<State>,
+    /// The observation that a consistent read contradicted. While it stays on the board it is not believed, and
+    /// asked about again and again: readers tell only of changes, and it may come true without one.
+    contradicted: Option<u64>,
     failures: Backoff,
     doubts: Backoff,
 }
@@ -60,6 +64,7 @@ impl Runner {
             store,
             say,
             unsaved: None,
+            contradicted: None,
             failures: Backoff::new(Duration::from_secs(1), Duration::from_secs(10)),
             doubts: Backoff::new(Duration::from_millis(250), Duration::from_secs(5)),
         }
@@ -117,11 +122,11 @@ impl Runner {
         let mut index = seen.index;
         let mut items = payload::items(kind, &payload);
         let shrunk = state.items.keys().any(|identity| !items.contains_key(identity));
-        if shrunk || payload::is_nothing(&payload) {
+        let contradicted = self.contradicted == Some(seen.version);
+        if shrunk || contradicted || payload::is_nothing(&payload) {
             match self.spec.subject.confirm(&self.link.client()) {
                 Ok(answer) => {
                     self.board.fine(CONFIRM);
-                    self.doubts.reset();
                     digest = payload::digest(kind, &answer.value, &self.spec.fields);
                     items = payload::items(kind, &answer.value);
                     index = answer.meta.index;
@@ -135,30 +140,40 @@ impl Runner {
                     return Ok(Verdict::Again(self.doubts.next_delay()));
                 }
             }
-            if state.digest.as_deref() == Some(digest.as_str()) {
-                self.note(format_args!("an answer that lacked things was old, nothing changed"));
-                return Ok(Verdict::Settled);
-            }
         }
-        self.quiet();
-        self.execute(&payload, &digest.clone(), index, |spec| State {
-            kind,
-            digest: Some(digest),
-            index: Some(index),
-            subject: match &spec.subject {
-                crate::source::Subject::Key(name)
-                | crate::source::Subject::Prefix(name)
-                | crate::source::Subject::Service { name, .. } => Some(name.clone()),
-                _ => None,
-            },
-            items,
-            ..State::default()
-        })
+        if digest == seen.digest {
+            self.quiet();
+        } else {
+            if !contradicted {
+                self.note(format_args!("an answer that lacked things was old"));
+            }
+            self.contradicted = Some(seen.version);
+        }
+        let verdict = if state.digest.as_deref() == Some(digest.as_str()) {
+            Verdict::Settled
+        } else {
+            self.execute(&payload, &digest.clone(), index, |spec| State {
+                kind,
+                digest: Some(digest),
+                index: Some(index),
+                subject: match &spec.subject {
+                    Subject::Key(name) | Subject::Prefix(name) | Subject::Service { name, .. } => Some(name.clone()),
+                    _ => None,
+                },
+                items,
+                ..State::default()
+            })?
+        };
+        match verdict {
+            Verdict::Settled if self.contradicted.is_some() => Ok(Verdict::Again(self.doubts.next_delay())),
+            other => Ok(other),
+        }
     }
 
-    /// Forgets doubts about an answer that is no longer there.
+    /// Forgets doubts about what was on the board.
     fn quiet(&mut self) {
         self.board.fine(CONFIRM);
+        self.contradicted = None;
         self.doubts.reset();
     }
 

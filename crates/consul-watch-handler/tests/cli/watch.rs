@@ -1,5 +1,6 @@
 //! `watch`.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -302,4 +303,76 @@ fn many_watches_cost_little() {
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum();
     assert!(own < 9 * 1024, "{own} KiB of its own for 40 watches");
+}
+
+/// A Consul whose plain reads of a prefix may be older than its consistent ones.
+struct LaggingConsul {
+    url: String,
+    plain: Arc<Mutex<&'static str>>,
+    consistent: Arc<Mutex<&'static str>>,
+}
+
+impl LaggingConsul {
+    fn start() -> LaggingConsul {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let plain = Arc::new(Mutex::new("null"));
+        let consistent = Arc::new(Mutex::new("null"));
+        let (slow, sure) = (Arc::clone(&plain), Arc::clone(&consistent));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let (slow, sure) = (Arc::clone(&slow), Arc::clone(&sure));
+                std::thread::spawn(move || {
+                    let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+                    while let Some(Ok(request)) = lines.next() {
+                        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                        if request.contains("index=") {
+                            pause(200);
+                        }
+                        let (status, body) = if request.contains("recurse") {
+                            let body = if request.contains("consistent") { &sure } else { &slow };
+                            ("200 OK", *body.lock().expect("no panic"))
+                        } else {
+                            ("404 Not Found", "")
+                        };
+                        let head = format!(
+                            "HTTP/1.1 {status}\r\nX-Consul-Index: 5\r\nX-Consul-KnownLeader: true\r\n\
+                             Content-Length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        LaggingConsul { url, plain, consistent }
+    }
+}
+
+#[test]
+fn an_old_answer_is_not_believed_until_it_comes_true() {
+    const BOTH: &str = r#"[{"Key":"app/a","Value":"MQ=="},{"Key":"app/b","Value":"MQ=="}]"#;
+    const ONE: &str = r#"[{"Key":"app/a","Value":"MQ=="}]"#;
+    let bench = Bench::new();
+    let consul = LaggingConsul::start();
+    let run = bench.recorder("r");
+    *consul.plain.lock().expect("no panic") = BOTH;
+    *consul.consistent.lock().expect("no panic") = BOTH;
+    let config = format!("watches:\n- {{name: p, type: keyprefix, prefix: app/, debounce: 20ms..1s, run: [{run}]}}\n");
+    let watch = bench.watch_at(&consul.url, &config);
+    until("the first observation", || bench.log("r").len() == 1);
+    *consul.plain.lock().expect("no panic") = ONE;
+    until("it is doubted", || watch.said().contains("an answer that lacked things was old"));
+    pause(1000);
+    assert_eq!(bench.log("r").len(), 1);
+    // Nothing changes for a plain read, and yet what it says is true now.
+    *consul.consistent.lock().expect("no panic") = ONE;
+    until("it is believed", || bench.log("r").len() == 2);
+    assert_eq!(bench.log("r")[1], ONE);
+    pause(500);
+    assert_eq!(bench.log("r").len(), 2);
 }
