@@ -28,6 +28,8 @@ from heat.rpc import client as rpc_client  # noqa: E402
 from heatclient.common import template_utils  # noqa: E402
 
 WAITING = wait_condition.HeatWaitCondition._wait
+# The database's connection is kept by Heat, so all engines of a process have one.
+DIRECTORY = tempfile.TemporaryDirectory()
 
 
 class Inline(service.ThreadGroupManager):
@@ -51,7 +53,6 @@ class Engine:
     def __init__(self, cloud, boot):
         self.cloud = cloud
         self.boot = boot
-        self.directory = tempfile.TemporaryDirectory()
         self._configure()
         self._connect()
         self.service = service.EngineService('host', 'engine')
@@ -65,13 +66,13 @@ class Engine:
     def _configure(self):
         conf = cfg.CONF
         conf([], project='heat', default_config_files=[], default_config_dirs=[])
-        db_options.set_defaults(conf, connection=f'sqlite:///{self.directory.name}/heat.db')
+        db_options.set_defaults(conf, connection=f'sqlite:///{DIRECTORY.name}/heat.db')
         db_options.cfg.set_defaults(db_options.database_opts, sqlite_synchronous=False)
         conf.set_override('convergence_engine', False)
         conf.set_override('deferred_auth_method', 'password')
         conf.set_override('reauthentication_auth_method', '')
-        conf.set_override('environment_dir', self.directory.name)
-        conf.set_override('template_dir', self.directory.name)
+        conf.set_override('environment_dir', DIRECTORY.name)
+        conf.set_override('template_dir', DIRECTORY.name)
         conf.set_override('auth_encryption_key', 'x' * 32)
         conf.set_override('error_wait_time', None)
         conf.set_override('action_retry_limit', 0)
