@@ -90,7 +90,7 @@ settings=(BROKEN=infra2)
 fails_with 1 "a machine whose bootstrap fails" run vagrant.sh --stagger 0
 says "is named" 'not up: infra2'
 says "with the last lines of its log" 'bootstrap: error: no mirror'
-settings=(MEMBERS=infra1 STACKTIRA_UP_TIMEOUT=1)
+settings=(MEMBERS=infra1 STACKTIRA_UP_TIMEOUT=4)
 fails_with 1 "machines that are not in Consul" run vagrant.sh --stagger 0 infra1 infra2
 says "are a failure" 'sees only these in Consul: infra1'
 settings=()
