@@ -47,12 +47,19 @@ fetch_metadata() {
     cached=$run_dir/meta_data.json
     [ ! -s "$cached" ] || return 0
     mount_config_drive
-    for candidate in "$root/run/cloud-init/instance-data.json" "$root/mnt/config/openstack/latest/meta_data.json"; do
-        if [ -s "$candidate" ]; then
-            take_metadata "$candidate"
-            return 0
-        fi
-    done
+    # cloud-init keeps what the cloud said inside a document of its own.
+    instance=$root/run/cloud-init/instance-data.json
+    if [ -s "$instance" ] && json_part "$instance" ds meta_data >"$run_dir/meta_data.instance" 2>/dev/null; then
+        take_metadata "$run_dir/meta_data.instance"
+        rm -f "$run_dir/meta_data.instance"
+        return 0
+    fi
+    rm -f "$run_dir/meta_data.instance"
+    drive=$root/mnt/config/openstack/latest/meta_data.json
+    if [ -s "$drive" ]; then
+        take_metadata "$drive"
+        return 0
+    fi
     url=${STACKTIRA_METADATA_URL:-http://169.254.169.254/openstack/latest/meta_data.json}
     downloaded=$run_dir/meta_data.download
     # Refused or unroutable at once: there is no such service here. Anything else may come up yet.

@@ -22,10 +22,11 @@ reason=$(printf '%s' "${TS_REASON:-unknown}" | tr -d '\042\134' | tr -c '[:print
 # count NAME: of the resources in Puppet's own summary of this run.
 count() { sed -n "/^resources:/,/^[a-z]/s/^  $1: \([0-9]*\)\$/\1/p" "$summary" 2>/dev/null | head -n 1 | grep . || printf 0; }
 
-# publish STATE CODE: the same small document locally and in Consul; nobody waits for it.
+# publish STATE CODE SECONDS: the same small document locally and in Consul; nobody waits for it. While a
+# run goes on, code and duration are those of the run before it.
 publish() {
     atomic_write 0644 "$record" <<EOF || true
-{"v": 1, "node": "$node", "state": "$1", "exit_code": $2, "started": "$started", "duration": $(($(date +%s) - began)), "changed": $(count changed), "failed": $(count failed), "pending": $(count out_of_sync), "repos": "$(lock_digest)", "mirror": "$(snapshot_id)", "reason": "$reason"}
+{"v": 1, "node": "$node", "state": "$1", "exit_code": $2, "started": "$started", "duration": $3, "changed": $(count changed), "failed": $(count failed), "pending": $(count out_of_sync), "repos": "$(lock_digest)", "mirror": "$(snapshot_id)", "reason": "$reason"}
 EOF
     # Consul may be what is broken; the next run publishes again.
     consul-kv put "stacktira/node/$node" <"$record" >/dev/null 2>&1 || log "warning: the state could not be published in Consul"
@@ -37,7 +38,7 @@ snapshot_id() { sed -n 's|^URIs: .*/snap/\([0-9a-f]*\)/.*|\1|p' "$root/etc/apt/s
 # fail STEP CODE: says it, publishes it, and lets `ts` try again.
 fail() {
     log "error: $1 failed with code $2"
-    publish failed 1
+    publish failed 1 $(($(date +%s) - began))
     remember 1
     exit 1
 }
@@ -50,8 +51,9 @@ remember() {
 }
 
 rm -f "$summary"
-if [ -s "$record" ]; then last=$(sed -n 's/.*"exit_code": \([0-9]*\).*/\1/p' "$record"); fi
-publish running "${last:-1}"
+last=$(sed -n 's/.*"exit_code": \([0-9]*\).*"duration": \([0-9]*\).*/\1 \2/p' "$record" 2>/dev/null || true)
+[ -n "$last" ] || last='null null'
+publish running "${last% *}" "${last#* }"
 
 mirror=$(meta mirror_address '')
 if [ -n "$mirror" ]; then
@@ -79,7 +81,7 @@ case $code in 0 | 1) ;; *) fail "waiting for Consul" $code ;; esac
 
 # Work that is to be done once in the cluster belongs to one node of the role, chosen for good.
 code=0
-election=$(hiera-consul lookup stacktira::elect 2>/dev/null) || code=$?
+election=$(hiera-consul lookup --render-as s stacktira::elect 2>/dev/null) || code=$?
 case $code in
     0) consul-elect once "$election" >/dev/null || fail "consul-elect once $election" $? ;;
     1) ;;
@@ -91,6 +93,6 @@ puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hie
     --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \
     --logdest console "$environment/manifests/site.pp" || code=$?
 case $code in 0 | 2) finished=converged ;; *) finished=failed ;; esac
-publish $finished "$code"
+publish $finished "$code" $(($(date +%s) - began))
 remember "$code"
 exit "$code"

@@ -71,6 +71,20 @@ print(value.is_a?(String) ? value : JSON.generate(value))' "$1" "$2"
     fi
 }
 
+# json_part FILE KEY KEY: what two mappings deep is in a document, as JSON. Fails when it is no mapping.
+json_part() {
+    if command -v python3 >/dev/null 2>&1; then
+        python3 -c 'import json, sys
+part = json.load(open(sys.argv[1])).get(sys.argv[2], {}).get(sys.argv[3])
+if not isinstance(part, dict): sys.exit(1)
+json.dump(part, sys.stdout)' "$1" "$2" "$3"
+    else
+        ruby -rjson -e 'part = JSON.parse(File.read(ARGV[0])).dig(ARGV[1], ARGV[2])
+exit 1 unless part.is_a?(Hash)
+print(JSON.generate(part))' "$1" "$2" "$3"
+    fi
+}
+
 # meta KEY [DEFAULT]: metadata of this node: by `node-metadata`, or before that is installed from the
 # document that the bootstrap cached.
 meta() {

@@ -47,7 +47,7 @@ for n in $nodes; do
     ok "$n has it in its file" within 60 file_is "$n" /etc/motd 'changed by one put'
 done
 note "on every node after $((SECONDS - start)) s"
-is "hiera-consul on the node answers the same" "$(node hyper1 hiera-consul lookup stacktira::profile::base::motd)" 'changed by one put'
+is "hiera-consul on the node answers the same" "$(node hyper1 hiera-consul lookup --render-as s stacktira::profile::base::motd)" 'changed by one put'
 for n in $nodes; do settle "$n"; done
 
 # --- fifty writes in a second: at most three runs, the last one after the last write ------------------

@@ -75,6 +75,12 @@ ok "without a role, the letters of the name" bootstrap --provisioner none
 is "are the role" "$(sed -n 's/.*"role": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" proxy
 
 fresh
+mkdir -p "$root/run/cloud-init"
+printf '{"ds": {"meta_data": {"name": "n", "meta": {"role": "hyper", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "internal_interface": "lan0", "consul_join": "192.0.2.31", "vip": "192.0.2.41"}}}}\n' >"$root/run/cloud-init/instance-data.json"
+ok "cloud-init's document goes before the config drive" bootstrap --provisioner none
+is "and its role counts" "$(sed -n 's/.*"role": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" hyper
+
+fresh
 fails_with 2 "a role that is no name" bootstrap --role '../x'
 says "is named" "'../x' is no role"
 fails_with 2 "a role that is unknown" bootstrap --role webfarm

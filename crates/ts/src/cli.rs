@@ -26,6 +26,7 @@ Environment:
   TS_DIR            State directory, absolute. Default: /run/stacktira/ts for root, $XDG_RUNTIME_DIR/ts for others.
   STACKTIRA_ROOT    Prefix of root's default state directory.
   TS_SCOPE          0 keeps background leaders in the caller's systemd unit. Default: root's leaders move to a scope of their own.
+  TS_REASON         Set for COMMAND: the text of --reason.
   XDG_RUNTIME_DIR   Place of the default state directory of users other than root.
 
 Exit status:
@@ -128,7 +129,7 @@ pub struct Cli {
     /// Time between TERM and KILL (default: 10s)
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "command")]
     pub kill_after: Option<Duration>,
-    /// Why the run is asked for; shown by -s and -l
+    /// Why the run is asked for; shown by -s and -l, and given to COMMAND as TS_REASON
     #[arg(long, value_name = "TEXT", requires = "command")]
     pub reason: Option<String>,
     /// What to do if something runs or is pending in the queue

@@ -122,6 +122,11 @@ pub(crate) fn plain(job: &Job, page: Option<&Page>) -> std::io::Result<u8> {
 fn command(job: &Job, page: Option<&Page>) -> Command {
     let mut command = Command::new(&job.argv[0]);
     command.args(&job.argv[1..]).current_dir(&job.cwd).env_clear().envs(job.env.iter().cloned());
+    // Why this run is: a script can say so where it reports. Never somebody else's reason, inherited.
+    match &job.reason {
+        Some(reason) => command.env("TS_REASON", reason),
+        None => command.env_remove("TS_REASON"),
+    };
     command.process_group(0).stdin(Stdio::null());
     let mask = Mode::from_bits_truncate(job.umask);
     let address = page.map(|page| std::ptr::from_ref(page.rec()).expose_provenance());

@@ -37,7 +37,7 @@ cluster_up() {
     each_known "$@"
     need_root
     doctor_quietly
-    nodes=${*:-$(node_names)}
+    nodes=${*:-$(node_names | paste -sd' ')}
     mkdir -p "$cache"
     exec 9>"$base/$prefix.lock"
     flock -n 9 || die 75 "another command is bringing the cluster '$prefix' up"
@@ -125,7 +125,7 @@ cluster_wait() {
     done
     for role in control proxy hyper; do
         node=$(nodes_of_role "$role" | head -n 1)
-        case " $nodes " in *" $node "*) ;; *) lap "up"; return 0 ;; esac
+        case " $nodes " in *" $node "*) ;; *) lap "up: $nodes"; return 0 ;; esac
     done
     wait_until 180 cluster_token || cluster_failed "$(nodes_of_role control | head -n 1)" "no token was issued through the proxy after 180 s"
     lap "up: Keystone issued a token through $vip:5000, asked from $token_asker: $token_answer"

@@ -162,7 +162,7 @@ machine_exec() {
     pid=$(machine_pid "$node") || die 1 "$node is not running; next: stk-local up $node"
     (
         machine_join_cgroups "$node"
-        exec nsenter --target "$pid" --all --wd=/ -- /usr/bin/env -i \
+        exec nsenter --target "$pid" --all --wdns=/ -- /usr/bin/env -i \
             PATH=/opt/stacktira/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" DEBIAN_FRONTEND=noninteractive \
             CONSUL_HTTP_ADDR=127.0.0.1:8500 "$@" 9>&-

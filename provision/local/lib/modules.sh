@@ -17,11 +17,18 @@ modules_build() {
     rm -rf "$new"
     mkdir -p "$new"
     work=$(mktemp -d "$cache/modules.XXXXXX")
+    mkdir -p "$work/root/usr/share/puppet"
     for deb in "$pool"/modules/*.deb; do
-        dpkg-deb -x "$deb" "$work/root"
+        rm -rf "$work/one"
+        dpkg-deb -x "$deb" "$work/one"
+        # The distribution moves a module's external facts out of it; its repository has them inside.
+        [ ! -d "$work/one/etc/facter/facts.d" ] ||
+            mv "$work/one/etc/facter/facts.d" "$(find "$work/one/usr/share/puppet" -mindepth 2 -maxdepth 2 -type d | head -n 1)/facts.d"
+        cp -r "$work/one/usr/share/puppet/." "$work/root/usr/share/puppet/"
     done
-    # name <tab> source, from the manifest itself
-    "$tools/cloner" --plan --json "$here/repos.yaml" |
+    # name <tab> source, from the manifest itself: nothing is placed yet, which --status calls a difference
+    mkdir "$work/empty"
+    { "$tools/cloner" --status --json --root "$work/empty" "$here/repos.yaml" || [ $? -eq 1 ]; } |
         sed -n 's/.*"name":"\([^"]*\)".*"source":"\([^"]*\)".*/\1\t\2/p' >"$work/wanted"
     [ -s "$work/wanted" ] || die 1 "no repositories were read from $here/repos.yaml"
     while IFS=$(printf '\t') read -r module source; do

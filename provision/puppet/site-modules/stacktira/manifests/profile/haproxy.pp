@@ -3,12 +3,12 @@
 # A service is found at this node's inside address and at its own port. When Consul cannot be asked the
 # compilation fails, and the configuration stays as it is.
 #
-# @param tag which services
+# @param balanced_tag which services
 # @param stats_port where the statistics page is served
 # @param global_options HAProxy's global section
 # @param defaults_options HAProxy's defaults section
 class stacktira::profile::haproxy (
-  String $tag = 'haproxy::balanced',
+  String $balanced_tag = 'haproxy::balanced',
   Stdlib::Port $stats_port = 8404,
   Hash $global_options = {
     'log'     => '/dev/log local0',
@@ -31,6 +31,7 @@ class stacktira::profile::haproxy (
   class { 'haproxy':
     global_options   => $global_options,
     defaults_options => $defaults_options,
+    merge_options    => false,
     restart_command  => '/bin/systemctl reload haproxy',
   }
 
@@ -41,7 +42,7 @@ class stacktira::profile::haproxy (
     options          => { 'stats' => ['enable', 'uri /', 'refresh 5s'], 'mode' => 'http' },
   }
 
-  stacktira::services($tag, true).each |$service, $instances| {
+  stacktira::services($balanced_tag, true).each |$service, $instances| {
     unless empty($instances) {
       $mode = pick($instances[0]['meta']['haproxy_mode'], 'http')
       $options = $mode ? {

@@ -37,7 +37,7 @@ class stacktira::profile::keystone (
     enable_proxy_headers_parsing => true,
   }
   include keystone::wsgi::uwsgi
-  ensure_packages(['python3-pymysql', 'python3-mysqldb'])
+  ensure_packages(['python3-pymysql'])
   Package['python3-pymysql'] -> Anchor['keystone::dbsync::begin']
 
   class { 'keystone::bootstrap':
