@@ -8,10 +8,10 @@ LOCAL := provision/local/stk-local
 BINARIES := target/release
 # Files that are only sourced are checked through those that source them.
 SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision/kick provision/cloner provision/local/*.sh \
-	provision/local/stk-local provision/local/consul-binary tests/*.sh tests/*/*.t .ci/run))
+	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/heat/run tests/*/*.t .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster lint fmt clean
+	test test-rust test-shell test-provision test-cluster test-heat test-vagrant lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -68,6 +68,12 @@ test-provision: build ## the scripts of provision/ in a scratch root
 
 test-cluster: deb ## the local environment for real
 	prove --verbose --timer tests/cluster
+
+test-heat: test-deps ## the Heat templates by the real Heat engine, in a simulated cloud
+	tests/heat/run
+
+test-vagrant: ## the Vagrantfile as Vagrant understands it; skipped where Vagrant is not installed
+	prove --timer tests/vagrant
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check

@@ -102,9 +102,12 @@ choose_role() {
 use_mirror() {
     mirror=$(meta mirror_address '')
     [ -n "$mirror" ] || { log "no mirror_address: the package sources stay as they are"; return 0; }
-    meta mirror_key >"$run_dir/site.asc"
-    atomic_write 0644 "$config_dir/site.asc" <"$run_dir/site.asc" || true
-    rm -f "$run_dir/site.asc"
+    key=$(meta mirror_key '')
+    if [ -n "$key" ]; then
+        printf '%s\n' "$key" | atomic_write 0644 "$config_dir/site.asc" || true
+    elif [ ! -s "$config_dir/site.asc" ]; then
+        die 69 "the mirror's key is not known: neither mirror_key in the metadata nor $config_dir/site.asc"
+    fi
     sources=$root/etc/apt/sources.list.d/stacktira.sources
     [ ! -s "$sources" ] || { apt update; return 0; }
     channel=$(meta mirror_channel stable)

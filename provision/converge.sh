@@ -65,7 +65,7 @@ if [ -n "$mirror" ]; then
 fi
 
 code=0
-cloner ${mirror:+--mirror "$mirror/git"} --mode export --root "$modules" --timeout 2m "$here/$(meta repos_manifest ../repos.yaml)" || code=$?
+cloner ${mirror:+--mirror "$mirror/git"} --mode export --root "$modules" --lock "$state_dir/repos.lock" --timeout 2m "$here/$(meta repos_manifest ../repos.yaml)" || code=$?
 case $code in
     0) ;;
     *)

@@ -29,8 +29,9 @@ for n in $nodes; do
     ok "$n: its signature is checked" node "$n" grep -q '^Signed-By: ' /etc/apt/sources.list.d/stacktira.sources
 done
 fails_with 1 "a node cannot reach the outside" node infra1 ping -c 1 -W 1 10.2.3.254
-is "every node has the same modules" "$(for n in $nodes; do run_field "$n" modules; done | sort -u | wc -l)" 1
-ok "they came from build1's git" node control1 grep -rq '192.168.242.5:8080/git' /var/lib/stacktira/puppet/.cloner
+is "every node has the same modules" "$(for n in $nodes; do lock_digest "$n"; done | sort -u | wc -l)" 1
+commit=$(node build1 git --git-dir /var/lib/stacktira/mirror/git/github.com/puppetlabs/puppetlabs-stdlib.git rev-parse debian/bookworm)
+ok "they are what build1's git has" node control1 grep -q "$commit" /var/lib/stacktira/repos.lock
 ok "a wrong key is refused by apt" node infra2 sh -c '
     mkdir -p /tmp/a/lists/partial
     sed "s|^Signed-By: .*|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg|" /etc/apt/sources.list.d/stacktira.sources >/tmp/a/wrong.sources

@@ -30,7 +30,7 @@ within() {
 file_is() { [ "$(cat "$test_state/$1/root$2" 2>/dev/null)" = "$3" ]; }
 haproxy_has() { grep -q "$1" "$test_state/proxy1/root/etc/haproxy/haproxy.cfg"; }
 haproxy_lacks() { ! haproxy_has "$1"; }
-run_field() { sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$test_state/$1/root/var/lib/stacktira/run.json" | head -n 1; }
+lock_digest() { node "$1" sha256sum /var/lib/stacktira/repos.lock; }
 
 # No run is going on, wanted or waiting to be tried again, for two seconds on end.
 idle() { node "$1" ts --queue converge --status --json | grep -q '"running":null.*"pending":0'; }

@@ -10,12 +10,12 @@ class stacktira::profile::identity_client (
   String $region = 'RegionOne',
   Integer $wait = 240,
 ) {
-  $key = 'stacktira::identity_url'
-  stacktira::wait_for("hiera/common/${key}", $wait)
+  # Read as it is now: what Hiera knows was read when the compilation began.
+  $identity_url = stacktira::wait_for('hiera/common/stacktira::identity_url', $wait)
   $clouds = {
     'clouds' => {
       $cloud => {
-        'auth'                 => { 'auth_url' => lookup($key, String) },
+        'auth'                 => { 'auth_url' => $identity_url },
         'region_name'          => $region,
         'identity_api_version' => 3,
       },
