@@ -1,9 +1,12 @@
 //! Consul levels: a prefix of the key-value store, the catalog's computed keys, the elected leader.
 //!
 //! A level is read once per run as one snapshot of its prefix, so that all keys of a run see one
-//! state and a miss costs nothing. Consul leaves out what the token may not see without saying so;
-//! the right to read the whole prefix is therefore checked beside every snapshot, and a refusal is
-//! an error, never a miss. What Consul could not answer is never "not there" either.
+//! state and a miss costs nothing. Prefixes inside of each other are one read, made when the first of
+//! them is asked: with `hiera/` as the lowest level, the whole hierarchy is one request and one state.
+//!
+//! Consul leaves out what the token may not see without saying so. Unless the agent says that it runs
+//! without ACLs, the right to read the whole prefix is therefore checked beside every snapshot, and a
+//! refusal is an error, never a miss. What Consul could not answer is never "not there" either.
 //!
 //! Keys, in the order in which a level answers them:
 //! - what is stored below the prefix,
@@ -12,7 +15,7 @@
 //!   `service_hash` and `service_hash__TAG[__SERVICE[__PROPERTY[__array|hash]]]`, which answer as the
 //!   original Ruby backend does.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -155,15 +158,68 @@ impl Level {
     fn query(&self) -> Query {
         Query::new().consistency(self.consistency)
     }
+
+    /// Tells whether no key can be below the prefix.
+    fn is_empty(&self) -> bool {
+        self.hollow || self.prefix.is_empty()
+    }
 }
 
 /// All keys below a prefix at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Values by key, without the prefix.
-    pub pairs: BTreeMap<String, Vec<u8>>,
+    pub pairs: BTreeMap<String, Rc<Vec<u8>>>,
     /// Consul's index of the read.
     pub index: u64,
+}
+
+/// One recursive read, which may serve several levels.
+struct Tree {
+    client: Client,
+    /// Values by whole key.
+    pairs: BTreeMap<String, Rc<Vec<u8>>>,
+    index: u64,
+    root: String,
+    /// Whether the agent runs without ACLs; asked when it first matters.
+    open: Rc<OnceCell<bool>>,
+}
+
+impl Tree {
+    /// Reads all keys below `root`, for the level of `prefix`.
+    fn read(client: Client, root: &str, consistency: Consistency, prefix: &str) -> Result<Self, Error> {
+        let answer = client.kv().list(root, &Query::new().consistency(consistency)).map_err(|source| {
+            let whole = if root == prefix { String::new() } else { format!(", in one read with all below {root}") };
+            consul(format!("cannot read the keys below {prefix}{whole}"), source)
+        })?;
+        let pairs = answer.value.into_iter().map(|pair| (pair.key, Rc::new(pair.value))).collect();
+        Ok(Tree { client, pairs, index: answer.meta.index, root: root.to_owned(), open: Rc::default() })
+    }
+
+    /// Checks that nothing below `prefix` was left out.
+    ///
+    /// Where the agent has no ACLs, nothing is. An agent without them may still stand before servers with
+    /// them, which then answer as for a caller without rights: nothing at all. That is looked for whatever
+    /// the agent says.
+    fn check(&self, prefix: &str) -> Result<(), consul_client::Error> {
+        let rights = self.client.rights();
+        if self.pairs.is_empty() {
+            rights.check(Right::Keys(&self.root))?;
+            if prefix == self.root {
+                return Ok(());
+            }
+        }
+        if *self.open.get_or_init(|| without_acls(&self.client)) {
+            return Ok(());
+        }
+        rights.check(Right::Keys(prefix))
+    }
+}
+
+/// Tells whether the agent says that it runs without ACLs; any other answer, or none, is a no.
+fn without_acls(client: &Client) -> bool {
+    matches!(client.json(&["acl", "token", "self"], &[], &Query::new()),
+        Err(consul_client::Error::Denied { detail, .. }) if detail.contains("ACL support disabled"))
 }
 
 /// An elected node.
@@ -194,14 +250,20 @@ impl Access {
         Access { config, fixed, clients: RefCell::default() }
     }
 
-    /// Returns the client of a level.
-    pub fn client(&self, overrides: &Overrides) -> Result<Client, Error> {
+    /// Returns the settings of a level, where flags and the environment do not say otherwise.
+    fn own(&self, overrides: &Overrides) -> Overrides {
         let mut own = overrides.clone();
         let fixed = &self.fixed;
         macro_rules! fix {
             ($($field:ident),*) => { $( if fixed.$field.is_some() { own.$field.clone_from(&fixed.$field); } )* };
         }
         fix!(address, token_file, ca_file, client_cert, client_key, server_name, datacenter);
+        own
+    }
+
+    /// Returns the client of a level.
+    pub fn client(&self, overrides: &Overrides) -> Result<Client, Error> {
+        let own = self.own(overrides);
         let name = format!("{own:?}");
         if let Some(client) = self.clients.borrow().get(&name) {
             return Ok(client.clone());
@@ -218,22 +280,25 @@ impl Access {
 
     /// Reads all keys of a level and checks that the token may.
     pub fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
-        if level.hollow || level.prefix.is_empty() {
+        if level.is_empty() {
             return Ok(Snapshot::default());
         }
-        let client = self.client(&level.overrides)?;
-        let prefix = &level.prefix;
-        let failed = |source| consul(format!("cannot read the keys below {prefix}"), source);
-        let answer = client.kv().list(prefix, &level.query()).map_err(failed)?;
-        client.rights().check(Right::Keys(prefix)).map_err(failed)?;
-        let pairs = answer
-            .value
-            .into_iter()
+        let tree = Tree::read(self.client(&level.overrides)?, &level.prefix, level.consistency, &level.prefix)?;
+        self.part(&tree, &level.prefix)
+    }
+
+    /// Takes what is below a prefix out of what was read, and checks that the token may read all of it.
+    fn part(&self, tree: &Tree, prefix: &str) -> Result<Snapshot, Error> {
+        tree.check(prefix).map_err(|source| consul(format!("cannot read the keys below {prefix}"), source))?;
+        let pairs = tree
+            .pairs
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
             // A key that ends with a slash is a folder of Consul's web page.
-            .filter(|pair| !pair.key.ends_with('/'))
-            .map(|pair| (pair.key[prefix.len()..].to_owned(), pair.value))
+            .filter(|(key, _)| !key.ends_with('/'))
+            .map(|(key, value)| (key[prefix.len()..].to_owned(), Rc::clone(value)))
             .collect();
-        Ok(Snapshot { pairs, index: answer.meta.index })
+        Ok(Snapshot { pairs, index: tree.index })
     }
 
     /// Reads the leader of a name; `None` when nobody leads.
@@ -482,16 +547,26 @@ struct Read {
     answers: RefCell<HashMap<String, Option<Value>>>,
 }
 
+/// Levels that share a root: their settings, the root's prefix, and what was read of it.
+struct Root {
+    overrides: Overrides,
+    consistency: Consistency,
+    prefix: String,
+    tree: Option<Rc<Tree>>,
+}
+
 /// Answers a run's Consul levels; each level is read once.
 pub struct Levels {
     access: Rc<Access>,
     read: RefCell<Vec<(Hash, Rc<Read>)>>,
+    /// What is read, or will be, widest first where one prefix is inside of another.
+    roots: RefCell<Vec<Root>>,
 }
 
 impl Levels {
     /// Returns a source that reads through `access`.
     pub fn new(access: Access) -> Self {
-        Levels { access: Rc::new(access), read: RefCell::default() }
+        Levels { access: Rc::new(access), read: RefCell::default(), roots: RefCell::default() }
     }
 
     fn read(&self, options: &Hash) -> Result<Rc<Read>, Error> {
@@ -499,15 +574,64 @@ impl Levels {
             return Ok(Rc::clone(read));
         }
         let level = Level::from_options(options)?;
-        let snapshot = self.access.snapshot(&level)?;
+        let snapshot = self.snapshot(&level)?;
         let computed = Computed::new(Rc::clone(&self.access), level.clone());
         let read = Rc::new(Read { level, snapshot, computed, answers: RefCell::default() });
         self.read.borrow_mut().push((options.clone(), Rc::clone(&read)));
         Ok(read)
     }
+
+    /// Returns the place of the root that holds a level.
+    fn root(&self, level: &Level) -> usize {
+        let overrides = self.access.own(&level.overrides);
+        let mut roots = self.roots.borrow_mut();
+        let same = |root: &Root| root.consistency == level.consistency && root.overrides == overrides;
+        if let Some(at) = roots.iter().position(|root| same(root) && level.prefix.starts_with(&root.prefix)) {
+            return at;
+        }
+        // What is read already stays; what is not may become a part of this one.
+        roots.retain(|root| !(same(root) && root.tree.is_none() && root.prefix.starts_with(&level.prefix)));
+        roots.push(Root { consistency: level.consistency, prefix: level.prefix.clone(), overrides, tree: None });
+        roots.len() - 1
+    }
+
+    fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
+        if level.is_empty() {
+            return Ok(Snapshot::default());
+        }
+        let at = self.root(level);
+        let known = self.roots.borrow()[at].tree.clone();
+        let tree = match known {
+            Some(tree) => tree,
+            None => {
+                let client = self.access.client(&level.overrides)?;
+                let root = self.roots.borrow()[at].prefix.clone();
+                let mut tree = Tree::read(client, &root, level.consistency, &level.prefix)?;
+                let overrides = self.access.own(&level.overrides);
+                if let Some(other) =
+                    self.roots.borrow().iter().filter(|r| r.overrides == overrides).find_map(|r| r.tree.as_ref())
+                {
+                    tree.open = Rc::clone(&other.open);
+                }
+                let tree = Rc::new(tree);
+                self.roots.borrow_mut()[at].tree = Some(Rc::clone(&tree));
+                tree
+            }
+        };
+        self.access.part(&tree, &level.prefix)
+    }
 }
 
 impl ConsulSource for Levels {
+    fn announce(&self, options: &Hash) {
+        // What is wrong with the options is said when the level is asked.
+        if let Ok(level) = Level::from_options(options)
+            && !level.is_empty()
+        {
+            self.root(&level);
+        }
+    }
+
     fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error> {
         let read = self.read(options)?;
         if let Some(bytes) = read.snapshot.pairs.get(key) {
@@ -520,6 +644,15 @@ impl ConsulSource for Levels {
         let answer = read.computed.lookup(key)?;
         read.answers.borrow_mut().insert(key.to_owned(), answer.clone());
         Ok(answer)
+    }
+
+    fn place(&self, options: &Hash) -> Option<String> {
+        let read = self.read(options).ok()?;
+        if read.level.is_empty() {
+            return Some("no prefix: a variable in it has no value".to_owned()).filter(|_| read.level.hollow);
+        }
+        let (keys, prefix) = (read.snapshot.pairs.len(), &read.level.prefix);
+        Some(format!("{keys} keys below {prefix} at index {}", read.snapshot.index))
     }
 }
 

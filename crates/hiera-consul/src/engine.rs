@@ -35,8 +35,14 @@ const MOST_NESTED: usize = 150;
 
 /// Answers keys of Consul levels.
 pub trait ConsulSource {
+    /// Says which level will probably be asked, before any is, so that levels can be read together.
+    fn announce(&self, options: &Hash);
+
     /// Returns the value of `key` in the level that `options` describe, not interpolated.
     fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error>;
+
+    /// Says what was read for a level that was asked.
+    fn place(&self, options: &Hash) -> Option<String>;
 }
 
 /// An environment directory.
@@ -416,6 +422,11 @@ impl Engine {
                     .consul
                     .lookup(&provider.options, &key.root)
                     .map_err(|e| e.while_doing(format_args!("hierarchy '{}'", provider.name)))?;
+                if self.trace.borrow().is_some()
+                    && let Some(place) = self.consul.place(&provider.options)
+                {
+                    self.say(|| format!("Consul: {place}"));
+                }
                 let Some(value) = found else {
                     self.say(|| format!("Consul: no \"{}\"", key.root));
                     return Ok(None);
@@ -578,7 +589,7 @@ impl Engine {
 
     /// Interpolates a hierarchy.
     fn resolve(&self, config: &Config, levels: &[Level], inv: &mut Invocation) -> Result<Vec<Provider>, Error> {
-        let mut providers = Vec::with_capacity(levels.len());
+        let mut providers: Vec<Provider> = Vec::with_capacity(levels.len());
         for level in levels {
             let provider = self.resolve_level(config, level, inv).map_err(|e| {
                 let e = e.while_doing(format_args!("hierarchy '{}'", level.name));
@@ -588,6 +599,10 @@ impl Engine {
                 }
             })?;
             providers.extend(provider);
+        }
+        for provider in providers.iter().filter(|p| p.kind == FunctionKind::LookupKey && p.function == CONSUL_FUNCTION)
+        {
+            self.consul.announce(&provider.options);
         }
         Ok(providers)
     }

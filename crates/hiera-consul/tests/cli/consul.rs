@@ -72,8 +72,62 @@ fn a_run_reads_every_level_once() {
     let requests = world.consul.requests();
     let reads = requests.iter().filter(|r| r.contains("recurse")).count();
     assert_eq!(reads, 2, "{requests:?}");
-    // Two reads, their rights, and the service names for the one key that is missing everywhere.
-    assert!(requests.len() <= 6, "{requests:?}");
+    // Two reads, whether there are ACLs, rights, and the service names for the one key that is missing everywhere.
+    assert!(requests.len() <= 7, "{requests:?}");
+}
+
+#[test]
+fn the_shipped_hierarchy_is_read_by_two_requests() {
+    let scratch = Scratch::new();
+    let consul = FakeConsul::start();
+    consul.fault("acl/token/self", Fault::Status(401, "ACL support disabled".to_owned()));
+    for n in 0..200 {
+        consul.put(&format!("hiera/common/k{n}"), b"common");
+    }
+    consul.put("hiera/flat", b"flat");
+    consul.put("hiera/role/proxy/k1", b"role");
+    consul.put("hiera/node/n1/k2", b"node");
+    consul.put("hiera/node/n10/k1", b"other");
+    scratch.write("facts.json", r#"{"role": "proxy", "networking": {"hostname": "n1"}}"#);
+    let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../provision/puppet/hiera.yaml");
+    let mut before = 0;
+    for (key, value) in
+        [("k0", "common"), ("k1", "role"), ("k2", "node"), ("flat", "flat"), ("common/k3", "common"), ("none", "")]
+    {
+        let mut command = scratch.command();
+        command.env("CONSUL_HTTP_ADDR", consul.url()).args(["lookup", "--facts", "facts.json", "--render-as", "s"]);
+        command.args(["--default", "", "--hiera_config"]).arg(&config);
+        Ran::from(command.arg(key).output().expect("it runs")).found(value);
+        let requests = consul.requests();
+        assert!(requests.len() - before <= 2, "{key}: {:?}", &requests[before..]);
+        before = requests.len();
+    }
+    // With ACLs the right to each level is looked at, since the one read says nothing about it.
+    consul.heal();
+    consul.deny_keys("hiera/role/proxy/");
+    let mut command = scratch.command();
+    command.env("CONSUL_HTTP_ADDR", consul.url()).args(["lookup", "--facts", "facts.json", "--hiera_config"]);
+    Ran::from(command.arg(&config).arg("k0").output().expect("it runs")).failed(77, &["hiera/role/proxy/"]);
+}
+
+#[test]
+fn an_agent_without_acls_before_servers_with_them_hides_nothing() {
+    let world = World::new(
+        "version: 5\nhierarchy:\n- {name: n, lookup_key: 'stacktira::consul', options: {prefix: hiera/node/n1}}\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera}}\n",
+    );
+    world.consul.put("hiera/k", b"v");
+    world.consul.deny_keys("hiera/");
+    world.consul.fault("acl/token/self", Fault::Status(401, "ACL support disabled".to_owned()));
+    world.lookup(&["k"]).failed(77, &["hiera/node/n1/"]);
+}
+
+#[test]
+fn an_explanation_says_what_was_read() {
+    let world = World::new(LEVELS);
+    let index = world.consul.put("hiera/common/motd", b"common");
+    let ran = world.lookup(&["--explain", "motd"]);
+    let line = format!("Consul: 1 keys below hiera/common/ at index {index}");
+    assert!(ran.out.contains(&line), "{}", ran.out);
 }
 
 #[test]
