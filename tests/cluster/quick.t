@@ -103,6 +103,7 @@ ok "the servers are started again" "$stk" up --no-wait infra1 infra3
 ok "quorum heals" within 90 members_alive 7
 ok "and the next run succeeds" within 120 kick_succeeds proxy1
 
+ok "Puppet was seen running $(puppet_seen) times" test "$(puppet_seen)" -gt 50
 is "at no time did two Puppet runs overlap on a node" "$(puppet_overlaps)" 0
 
 # --- a second cluster beside it, then nothing is left -------------------------------------------------

@@ -88,7 +88,7 @@ watch_puppet() {
                 parent=$(awk '/^PPid:/ { print $2 }' "/proc/$process/status" 2>/dev/null) || continue
                 case $(tr '\0' ' ' 2>/dev/null <"/proc/$parent/cmdline") in *'puppet apply'*) continue ;; esac
                 readlink "/proc/$process/ns/pid" 2>/dev/null || true
-            done | sort | uniq -d | sed 's/^/overlap /'
+            done | sort | uniq -c | awk '{ print "seen", $2 } $1 > 1 { print "overlap", $2 }'
             printf 'memory %s\n' "$(memory_now)"
             sleep 0.2
         done
@@ -107,6 +107,7 @@ memory_now() {
 }
 
 memory_peak() { awk '$1 == "memory" && $2 > peak { peak = $2 } END { print peak + 0 }' "$watch_log"; }
+puppet_seen() { grep -c '^seen' "$watch_log"; }
 puppet_overlaps() { grep -c '^overlap' "$watch_log" || true; }
 
 stop_watching() {
