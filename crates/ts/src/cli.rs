@@ -19,14 +19,19 @@ Examples:
       ticket=$(ts sh -c 'sleep 3; date'); ts -w \"$ticket\"
   At boot and from a timer: run what this boot has not seen, take up what was left:
       ts --resume -Q puppet --puppet /opt/stacktira/provision/converge.sh
-  See what goes on:
-      ts -Q puppet -s --json
+  See what goes on, follow it, ask what became of a kick:
+      ts -Q puppet -s --json; ts -Q puppet -t; ts --why \"$ticket\"
+  From many watches on many hosts: gather, spread, say how it went:
+      ts --debounce 2s..30s --splay 1m --metrics /var/lib/node_exporter/ts.prom converge.sh
 
 Environment:
   TS_DIR            State directory, absolute. Default: /run/stacktira/ts for root, $XDG_RUNTIME_DIR/ts for others.
   STACKTIRA_ROOT    Prefix of root's default state directory.
   TS_SCOPE          0 keeps background leaders in the caller's systemd unit. Default: root's leaders move to a scope of their own.
+  TS_PUPPET_LOCK    With --puppet: path of the agent's lock, or 0 for none. Default: where Puppet's state directory is.
+  TS_QUEUE, TS_RUN  Set for COMMAND and for --on-finish: the queue and the number of the run.
   TS_REASON         Set for COMMAND: the text of --reason.
+  TS_STATUS         Set for --on-finish: the status of the run.
   XDG_RUNTIME_DIR   Place of the default state directory of users other than root.
 
 Exit status:
@@ -68,7 +73,7 @@ pub enum IfBusy {
     name = "ts",
     version,
     after_long_help = AFTER_HELP,
-    override_usage = "ts [OPTIONS] COMMAND [ARG]...\n       ts [OPTIONS] -s | -l | -w [TICKET] | -c [RUN] | -k | --resume | --disable REASON | --enable",
+    override_usage = "ts [OPTIONS] COMMAND [ARG]...\n       ts [OPTIONS] -s | -l | -w [TICKET] | -c [RUN] | -t [RUN] | -k |\n                    --why TICKET | --resume | --disable REASON | --enable",
 )]
 pub struct Cli {
     /// Stay until the run that covers this kick has ended; show its output, end with its status
@@ -89,6 +94,12 @@ pub struct Cli {
     /// Print the output of a run (default: the newest)
     #[arg(short = 'c', long, value_name = "RUN", num_args = 0..=1, group = "mode", conflicts_with = "command")]
     pub output: Option<Option<u64>>,
+    /// Show the output of a run as it grows, until it ends (default: the newest)
+    #[arg(short, long, value_name = "RUN", num_args = 0..=1, group = "mode", conflicts_with = "command")]
+    pub tail: Option<Option<u64>>,
+    /// Say what became of a kick: which run covers it, for which reasons, how long it waited
+    #[arg(long, value_name = "TICKET", group = "mode", conflicts_with = "command")]
+    pub why: Option<u64>,
     /// Stop the run that goes on; it is not tried again
     #[arg(short, long, group = "mode", conflicts_with = "command")]
     pub kill: bool,
@@ -103,13 +114,16 @@ pub struct Cli {
     /// Start what was recorded while the queue was disabled
     #[arg(long, group = "mode", conflicts_with = "command")]
     pub enable: bool,
-    /// Print JSON, one object per line (with -s and -l)
-    #[arg(long, requires = "mode", conflicts_with_all = ["wait", "output", "kill", "resume", "disable", "enable"])]
+    /// Print JSON, one object per line (with -s, -l and --why)
+    #[arg(long, requires = "mode", conflicts_with_all = ["wait", "output", "tail", "kill", "resume", "disable", "enable"])]
     pub json: bool,
     /// Take the statuses as `puppet apply --detailed-exitcodes` means them
     ///
     /// Success: 0 and 2. Tried again: 1, 4, 6, signals, 124 (time limit), and 126 and 127, which are also
     /// said in the queue's leader.log. --success and --retry override.
+    ///
+    /// Keeps `puppet agent` out during the run by taking its lock, agent_catalog_run.lock; an agent's own run is
+    /// waited for, at most as long as --timeout (else 1 h; then the status is 75, and it is tried again).
     #[arg(long, requires = "command")]
     pub puppet: bool,
     /// Statuses that mean success, such as 0,2 (default: 0)
@@ -129,6 +143,20 @@ pub struct Cli {
     /// Time between TERM and KILL (default: 10s)
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "command")]
     pub kill_after: Option<Duration>,
+    /// Gather kicks: start when none has come for MIN, or when the first is MAX old
+    ///
+    /// Holds for the kicks that follow, until one comes without --debounce and --splay: that is run at once.
+    #[arg(long, value_name = "MIN..MAX", value_parser = Pauses::parse, requires = "command")]
+    pub debounce: Option<Pauses>,
+    /// Start this host's share of DURATION later, so that hosts spread; the same at each time
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "command")]
+    pub splay: Option<Duration>,
+    /// File for Prometheus (textfile collector), written whole when runs start and end
+    #[arg(long, value_name = "FILE", requires = "command")]
+    pub metrics: Option<String>,
+    /// Executable to run after each run, at most 1 min, with TS_STATUS, TS_QUEUE and TS_RUN
+    #[arg(long, value_name = "PATH", requires = "command")]
+    pub on_finish: Option<String>,
     /// Why the run is asked for; shown by -s and -l, and given to COMMAND as TS_REASON
     #[arg(long, value_name = "TEXT", requires = "command")]
     pub reason: Option<String>,
@@ -138,6 +166,9 @@ pub struct Cli {
     /// Lead the queue whose lock is stdin; for ts itself
     #[arg(long, hide = true, group = "mode", conflicts_with = "command")]
     pub lead: bool,
+    /// Stand by for the leader, holding the lock that is stdin; for ts itself
+    #[arg(long, hide = true, group = "mode", conflicts_with = "command")]
+    pub heir: bool,
     /// How much is said.
     #[command(flatten)]
     pub verbosity: Verbosity,

@@ -7,8 +7,9 @@
 //!     table          short lock: a slot or the page itself is being made
 //!     disabled       reason, while the queue is disabled
 //!     leader.log     what background leaders had to say, bounded
+//!     kicks .old     reasons of kicks, for --why; bounded
 //!     jobs/KEY       what a job runs
-//!     runs/N.out .err  output of run N
+//!     runs/N.out .err  output of run N; flock on the directory is the heir's
 //! ```
 
 use std::ffi::OsString;

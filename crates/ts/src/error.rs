@@ -64,6 +64,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A run waits for a run of its own queue.
+    #[error("this is run {run} of the queue {queue}; waiting for a later one would never end")]
+    Itself {
+        /// The queue.
+        queue: String,
+        /// The run that waits.
+        run: u64,
+    },
     /// Something runs and the caller wanted nothing then.
     #[error("the queue {0} is busy")]
     Busy(String),
@@ -118,6 +126,7 @@ impl Failure for Error {
             Error::Dir(toolkit::dirs::DirError::Unsafe { .. }) => {
                 Some("set TS_DIR to a directory that only you can write to".to_owned())
             }
+            Error::Itself { .. } => Some("kick without -f, or use another queue".to_owned()),
             Error::Full { .. } => Some("give other commands a queue of their own with -Q".to_owned()),
             Error::Disabled { queue, .. } => Some(format!("enable it with `ts -Q {queue} --enable`")),
             Error::Ticket { .. } => Some("name the queue of the kick with -Q".to_owned()),

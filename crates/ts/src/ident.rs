@@ -31,6 +31,18 @@ pub(crate) fn own_start_ticks() -> std::io::Result<u64> {
     parse_stat(&buffer[..length]).map(|stat| stat.start).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
+/// Returns a number that is the same for this host and `what` at any time, and another on other hosts.
+/// Machines made from one image may share a machine id, and names may be reused: both count.
+pub(crate) fn host_number(what: &str) -> u64 {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    hash.update(std::fs::read("/etc/machine-id").unwrap_or_default());
+    hash.update(nix::unistd::gethostname().unwrap_or_default().as_encoded_bytes());
+    hash.update([0]);
+    hash.update(what);
+    u64::from_be_bytes(hash.finalize()[..8].try_into().expect("eight bytes"))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     zombie: bool,
@@ -135,6 +147,12 @@ mod tests {
         assert!(Process::find(pid, start + 1).is_none(), "another process with a reused id is not ours");
         assert!(Process::find(0, start).is_none());
         assert_ne!(boot_id().expect("proc is there"), [0, 0]);
+    }
+
+    #[test]
+    fn this_host_stays_itself() {
+        assert_eq!(host_number("a"), host_number("a"));
+        assert_ne!(host_number("a"), host_number("b"));
     }
 
     #[test]

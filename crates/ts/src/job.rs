@@ -125,7 +125,7 @@ impl Job {
         // No sync: a record that a power cut takes is gone together with the kick it belongs to, and a
         // boot is a kick.
         let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        let written = write_new(&temporary, &self.encode()).and_then(|()| std::fs::rename(&temporary, path));
+        let written = write_new(&temporary, &self.encode(), 0o600).and_then(|()| std::fs::rename(&temporary, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);
         }
@@ -163,12 +163,13 @@ pub fn safe(text: &OsStr) -> String {
     out
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file that was not there.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     // A leftover of a killed process that had our id.
     let _ = std::fs::remove_file(path);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)
 }
 

@@ -12,8 +12,9 @@ use crate::job::Job;
 use crate::lead;
 use crate::lock::QueueLock;
 use crate::page::{Coverage, Outcome};
+use crate::puppet::AgentLock;
 use crate::queue::{Due, Queue, Ticket};
-use crate::run::{self, Interrupts, Screen};
+use crate::run::{self, Interrupts, Label, Screen};
 
 /// The time between two looks of a joiner at output, signals, and whether the queue has lost its leader.
 const LOOK: Duration = Duration::from_millis(50);
@@ -28,9 +29,14 @@ pub(crate) fn kick(queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u64, Err
     Ok(ticket.number(queue.name()))
 }
 
-/// Starts a background leader if something is to be done and nobody leads.
+/// Starts a background leader if something is to be done and nobody leads; where somebody does, sees to it that another
+/// stands by, since we rely on whoever it is.
 pub(crate) fn ensure_leader(queue: &mut Queue, io: &mut Io) -> Result<(), Error> {
-    while let Some(lock) = queue.try_lock()? {
+    loop {
+        let Some(lock) = queue.try_lock()? else {
+            lead::ensure_heir(queue, io);
+            break;
+        };
         // An orphan needs a leader too: to bound its log and its time, and to run what follows it.
         if queue.needs_leader() || queue.page.running().is_some() {
             return hand_over(queue, lock, io);
@@ -187,6 +193,16 @@ fn lead_once(
     Ok(signal)
 }
 
+/// Shows the output of a run as it grows, until the run has ended.
+pub(crate) fn follow(queue: Option<&Queue>, places: &Places, run: u64) {
+    let mut screen = Screen::patient();
+    let recorded = queue.and_then(|queue| queue.page.recorded()).filter(|running| running.run == run);
+    if let Some(process) = recorded.and_then(|running| Process::find(running.pid, running.start)) {
+        screen.follow(&process, places, run);
+    }
+    screen.finish(places, run);
+}
+
 /// Asks the run that goes on to end, with its whole group; it is not tried again.
 pub(crate) fn stop(queue: &Queue, io: &mut Io) -> Result<u8, Error> {
     let found = queue.page.recorded().and_then(|running| Some((running, Process::find(running.pid, running.start)?)));
@@ -222,18 +238,26 @@ pub(crate) fn degraded(places: &Places, job: &Job, cause: &Error, io: &mut Io) -
             std::thread::sleep(LOOK);
         },
     };
+    let mut run = None;
     if let Some(queue) = &queue {
-        queue.page.take_yield();
+        queue.page.yielded();
         lead::adopt(queue, io);
         // On record like any run, so that nothing overlaps it if we die; it covers no kick.
-        queue.page.rec().announce(0, 0, queue.page.next_run());
+        let number = queue.page.next_run();
+        queue.page.rec().announce(0, 0, number);
+        run = Some(number);
     }
-    let status = run::plain(job, queue.as_ref().map(|queue| &queue.page)).unwrap_or_else(|error| {
+    let label = Label { queue: &places.name, run };
+    let _agent = AgentLock::take(job);
+    let status = run::plain(job, label, queue.as_ref().map(|queue| &queue.page)).unwrap_or_else(|error| {
         io.error(format_args!("cannot run {}: {error}", job.safe_argv().join(" ")));
         toolkit::process::spawn_failure_code(&error)
     });
     if let Some(queue) = &queue {
         queue.page.rec().clear();
+    }
+    if let Err(error) = run::tell(job, label, status, None) {
+        io.warn(format_args!("the program that is told of the run's end: {error}"));
     }
     lock.release().map_err(Error::system("unlock the queue"))?;
     if let Some(mut queue) = queue {

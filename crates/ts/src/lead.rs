@@ -8,12 +8,14 @@
 //!   kicks or left them pending.
 //! - Leave only after unlocking and then seeing that nothing is due, or failing to take the lock again:
 //!   a kicker that found the lock taken relies on its holder.
-//! - While only a retry is to come the background leader sleeps with the lock; any kick wakes it, so
-//!   nobody waits for the pause.
+//! - While only a retry, or a run that kicks have put off, is to come the background leader sleeps with the
+//!   lock; any kick wakes it, so nobody waits for the pause.
+//! - While it has something to do an heir stands by, so that its death costs nobody time.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use toolkit::{Io, exit};
 
@@ -21,55 +23,109 @@ use crate::error::Error;
 use crate::ident::Process;
 use crate::job::Job;
 use crate::lock::QueueLock;
+use crate::metrics;
 use crate::page::Outcome;
+use crate::puppet::{AgentLock, Refused};
 use crate::queue::{Due, Queue};
-use crate::run::{self, Ended, Interrupts, Screen};
-use crate::runlog::{self, RunLog};
+use crate::run::{self, Ended, Interrupts, Label, Screen};
+use crate::runlog::{self, RunLog, Stream};
 use crate::scope;
 use crate::sys;
+use crate::why;
 
 /// Longest sleep of a leader, after which it looks whether its page is still the one.
 const NAP: Duration = Duration::from_secs(60);
+/// How long an heir steps aside for somebody who can record nothing and asks for the lock.
+const ASIDE: Duration = Duration::from_millis(100);
+/// Longest wait for an agent of Puppet, where the run itself has no limit.
+const AGENT_PATIENCE: Duration = Duration::from_secs(3600);
+/// The time between two looks at it.
+const AGENT_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts a background leader that holds the lock from then on; ours can be dropped.
 pub(crate) fn spawn_background(queue: &Queue, lock: &QueueLock) -> Result<(), Error> {
-    let failed = Error::system("start a background leader");
-    (|| -> std::io::Result<()> {
-        // The path may be gone after an upgrade; the running image never is.
-        let own = std::env::current_exe().ok().filter(|path| path.exists());
-        let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
-        command.arg0("ts").args(["--lead", "-Q", queue.name().as_str()]);
-        command.env_clear().env("TS_DIR", queue.places.root.path()).current_dir("/");
-        if let Some(choice) = std::env::var_os("TS_SCOPE") {
-            command.env("TS_SCOPE", choice);
-        }
-        command.stdin(lock.handed_over()?);
-        command.stderr(runlog::leader_log(&queue.places).map_or_else(|_| Stdio::null(), Stdio::from));
-        if scope::wanted() {
-            // Until the leader has left our unit, our end could be its end.
-            let mut child = command.stdout(Stdio::piped()).spawn()?;
-            scope::await_ready(child.stdout.take());
-        } else {
-            command.stdout(Stdio::null()).spawn()?;
-        }
-        Ok(())
-    })()
-    .map_err(failed)
+    spawn(queue, lock, "--lead").map_err(Error::system("start a background leader"))
+}
+
+/// Sees to it that somebody waits to lead in case whoever leads is killed.
+///
+/// The heir is a process that holds a lock of its own (flock on the directory of the runs), so there is one at most,
+/// and that sleeps until it gets the queue's lock: when the leader has left, or was killed. Then it leads, which
+/// means to leave if nothing is to be done. With that, one kill loses nobody time; what two lose, the next call finds.
+pub(crate) fn ensure_heir(queue: &Queue, io: &mut Io) {
+    let made = QueueLock::try_take(&queue.places.runs()).and_then(|lock| match lock {
+        Some(lock) => spawn(queue, &lock, "--heir"),
+        None => Ok(()),
+    });
+    if let Err(error) = made {
+        io.note(format_args!("nobody stands by for the leader of the queue {}: {error}", queue.name()));
+    }
+}
+
+fn spawn(queue: &Queue, lock: &QueueLock, role: &str) -> std::io::Result<()> {
+    // The path may be gone after an upgrade; the running image never is.
+    let own = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
+    command.arg0("ts").args([role, "-Q", queue.name().as_str()]);
+    command.env_clear().env("TS_DIR", queue.places.root.path()).current_dir("/");
+    if let Some(choice) = std::env::var_os("TS_SCOPE") {
+        command.env("TS_SCOPE", choice);
+    }
+    command.stdin(lock.handed_over()?);
+    command.stderr(runlog::leader_log(&queue.places).map_or_else(|_| Stdio::null(), Stdio::from));
+    if scope::wanted() {
+        // Until the leader has left our unit, our end could be its end.
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        scope::await_ready(child.stdout.take());
+    } else {
+        command.stdout(Stdio::null()).spawn()?;
+    }
+    Ok(())
 }
 
 /// The life of a background leader.
 pub(crate) fn background(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
-    let lock = QueueLock::from_stdin(&queue.places.dir)
-        .map_err(|_| Error::Usage("--lead is for ts itself: it expects the queue's lock as its stdin".to_owned()))?;
+    let lock = given_lock(&queue.places.dir)?;
+    go_to_background(io)?;
+    lead(&mut queue, lock, io)?;
+    Ok(exit::OK)
+}
+
+/// The life of an heir: a leader's, once nobody else leads.
+pub(crate) fn heir(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
+    let standing_by = given_lock(&queue.places.runs())?;
+    go_to_background(io)?;
+    let lock = loop {
+        let lock = QueueLock::take(&queue.places.dir).map_err(|source| Error::io("lock", &queue.places.dir, source))?;
+        // Whoever removed the state directory meanwhile began anew without us.
+        if !lock.is_of(&queue.places.dir) {
+            return Ok(exit::OK);
+        }
+        if !queue.page.must_yield() {
+            break lock;
+        }
+        lock.release().map_err(Error::system("unlock the queue"))?;
+        std::thread::sleep(ASIDE);
+    };
+    standing_by.release().map_err(Error::system("make way for another heir"))?;
+    lead(&mut queue, lock, io)?;
+    Ok(exit::OK)
+}
+
+fn given_lock(dir: &Path) -> Result<QueueLock, Error> {
+    QueueLock::from_stdin(dir).map_err(|_| {
+        Error::Usage("--lead and --heir are for ts itself: they expect a lock of the queue as their stdin".to_owned())
+    })
+}
+
+fn go_to_background(io: &mut Io) -> Result<(), Error> {
     detach().map_err(Error::system("detach from the terminal"))?;
     if scope::wanted()
         && let Err(error) = scope::leave_unit()
     {
         io.warn(format_args!("cannot move to a scope of its own, staying in the caller's unit: {error}"));
     }
-    scope::say_ready().map_err(Error::system("redirect stdout"))?;
-    lead(&mut queue, lock, io)?;
-    Ok(exit::OK)
+    scope::say_ready().map_err(Error::system("redirect stdout"))
 }
 
 /// Leaves terminal, session and file modes of whoever kicked; the stdio is ours already, except stdin,
@@ -88,6 +144,9 @@ fn detach() -> std::io::Result<()> {
 pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Result<(), Error> {
     loop {
         queue.refresh()?;
+        if queue.needs_leader() || queue.page.running().is_some() {
+            ensure_heir(queue, io);
+        }
         adopt(queue, io);
         let pulse = queue.page.pulse();
         let due = queue.due();
@@ -100,7 +159,7 @@ pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Resul
                 }
                 continue;
             }
-            Due::Later(left) if !queue.page.take_yield() => {
+            Due::Later(left) if !queue.page.must_yield() => {
                 queue.page.wait(pulse, left.min(NAP));
                 continue;
             }
@@ -136,12 +195,27 @@ pub(crate) fn adopt(queue: &Queue, io: &mut Io) {
         let job = Job::load(&path).ok().filter(|_| running.seq != 0);
         let log = RunLog::adopt(&queue.places, running.run);
         let policy = job.as_ref().map(|job| &job.policy);
+        // Puppet believes in the lock of a leader that lives; an agent that was quicker is there already.
+        let _agent = job.as_ref().map(AgentLock::take);
         run::attend_orphan(&process, running.pid, running.started_boot_ms, policy, &log);
         log.say("the leader of this run died; its status is unknown, so it is run again");
         log.finish();
+        queue.page.count(None, false);
+        queue.page.rec().clear();
+        if let Some(job) = &job {
+            publish_metrics(queue, job, io);
+        }
     }
     queue.page.rec().clear();
     queue.page.wake();
+}
+
+fn publish_metrics(queue: &Queue, job: &Job, io: &mut Io) {
+    if let Some(path) = &job.policy.metrics
+        && let Err(error) = metrics::write(queue, Path::new(path))
+    {
+        io.warn(format_args!("cannot write the metrics to {path}: {error}"));
+    }
 }
 
 /// Runs the slot's job once and publishes the result.
@@ -175,11 +249,11 @@ pub(crate) fn run_slot(
     page.wake();
     let (started, started_unix_ms) = (sys::boot_ms(), sys::unix_ms());
     let path = queue.places.job(slot.key());
-    let (ended, policy) = match Job::load(&path) {
+    let (ended, job) = match Job::load(&path) {
         Ok(job) => {
             let show = || screen.as_mut().is_some_and(|screen| screen.show(&queue.places, run));
             let attendance = Attendance { log: log.as_ref(), interrupts: &interrupts, shown };
-            (start_and_attend(queue, &job, run, attendance, show, io), Some(job.policy))
+            (start_and_attend(queue, &job, run, attendance, show, io), Some(job))
         }
         Err(error) => {
             let text = format!("the record of the job cannot be read: {}: {error}", path.display());
@@ -194,6 +268,7 @@ pub(crate) fn run_slot(
         started_unix_ms,
         duration_ms: sys::boot_ms().saturating_sub(started),
     };
+    let policy = job.as_ref().map(|job| &job.policy);
     let retry_in = policy
         .filter(|policy| policy.retries(ended.status) && !ended.stopped)
         .map(|policy| policy.pause(slot.failures().saturating_add(1)));
@@ -204,9 +279,22 @@ pub(crate) fn run_slot(
         log.trim();
         log.finish();
     }
+    let success = policy.is_some_and(|policy| policy.success.contains(ended.status));
+    page.count(Some(&outcome), success);
     slot.publish(outcome, retry_in);
     page.rec().clear();
     page.wake();
+    drop(interrupts);
+    if let Some(job) = &job {
+        publish_metrics(queue, job, io);
+        let label = Label { queue: queue.name(), run: Some(run) };
+        let output = runlog::path(&queue.places.runs(), run, Stream::Err);
+        if let Err(error) = run::tell(job, label, ended.status, Some(&output)) {
+            let program = job.policy.on_finish.as_deref().unwrap_or_default();
+            io.warn(format_args!("{program}, told of the end of run {run}: {error}"));
+        }
+    }
+    why::rotate(&queue.places);
     runlog::prune(&queue.places.root, |places| {
         Queue::look(places.clone()).ok().flatten().and_then(|queue| queue.page.running()).map(|running| running.run)
     });
@@ -243,10 +331,15 @@ fn start_and_attend(
             io,
         );
     }
-    match run::spawn(&queue.page, job, log) {
+    let _agent = match keep_agent_out(job, attendance, io) {
+        Ok(lock) => lock,
+        Err(ended) => return ended,
+    };
+    match run::spawn(&queue.page, job, Label { queue: queue.name(), run: Some(run) }, log) {
         Ok(mut child) => {
             io.detail(format_args!("run {run}: {command}"));
             queue.page.wake();
+            publish_metrics(queue, job, io);
             run::attend(Some(&queue.page), &mut child, &job.policy, log, interrupts, show)
         }
         Err(error) => {
@@ -255,6 +348,39 @@ fn start_and_attend(
                 _ => toolkit::process::spawn_failure_code(&error),
             };
             cannot(code, &format!("cannot run {command}: {error}"), log, shown, io)
+        }
+    }
+}
+
+/// Takes the lock of Puppet's agent for a Puppet run, waiting for an agent that has it.
+fn keep_agent_out(job: &Job, attendance: Attendance<'_>, io: &mut Io) -> Result<Option<AgentLock>, Ended> {
+    let Attendance { log, interrupts, shown } = attendance;
+    let patience = job.policy.timeout_ms.map_or(AGENT_PATIENCE, Duration::from_millis);
+    let deadline = Instant::now() + patience;
+    let mut told = false;
+    loop {
+        match AgentLock::take(job) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(Refused::Failed { path, source }) => {
+                io.warn(format_args!("going on without the lock of Puppet's agent, {}: {source}", path.display()));
+                return Ok(None);
+            }
+            Err(Refused::Held { path, pid }) => {
+                if Instant::now() >= deadline {
+                    let limit = toolkit::duration::format(patience);
+                    let text = format!("process {pid} runs Puppet for {limit} already ({})", path.display());
+                    return Err(cannot(exit::BUSY, &text, log, shown, io));
+                }
+                if !std::mem::replace(&mut told, true)
+                    && let Some(log) = log
+                {
+                    log.say(&format!("waiting for process {pid}, which runs Puppet ({})", path.display()));
+                }
+            }
+        }
+        if let Some(signal) = interrupts.wait(AGENT_LOOK) {
+            let status = u8::try_from(signal as i32).map_or(exit::WRAPPER, |signal| exit::SIGNALED + signal);
+            return Err(Ended { status, stopped: true, interrupted: Some(signal) });
         }
     }
 }

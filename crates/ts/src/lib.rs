@@ -23,16 +23,19 @@ pub mod job;
 mod kick;
 mod lead;
 mod lock;
+mod metrics;
 pub mod page;
 pub mod policy;
+mod puppet;
 pub mod queue;
 mod run;
 mod runlog;
 mod scope;
 mod status;
 mod sys;
+mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
 use toolkit::{Io, exit};
@@ -61,6 +64,9 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     if cli.lead {
         return lead::background(Queue::open(places)?, io);
     }
+    if cli.heir {
+        return lead::heir(Queue::open(places)?, io);
+    }
     if cli.status {
         let value = status::status(&places)?;
         let written = if cli.json { io.json(&value) } else { status::print_status(&value, io) };
@@ -72,12 +78,20 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     if let Some(ticket) = cli.wait {
         return wait(cli, &root, &places, ticket, io);
     }
-    if let Some(run) = cli.output {
+    if let Some(ticket) = cli.why {
+        let queue = queue_of(cli, &root, &places, ticket)?;
+        let value = why::why(&queue, ticket)?;
+        let written = if cli.json { io.json(&value) } else { why::print(&value, io) };
+        return written.map(|()| exit::OK).map_err(Error::Stdout);
+    }
+    if let Some(run) = cli.output.or(cli.tail) {
+        let queue = Queue::look(places.clone())?;
         let run = run.unwrap_or_else(|| runlog::last_run(&places.runs()));
         if !places.exists()? || !runlog::Reader::new(&places, run).exists() {
             return Err(Error::NoRun(if run == 0 { "any run".to_owned() } else { format!("run {run}") }));
         }
-        run::Screen::new().finish(&places, run);
+        let queue = queue.filter(|_| cli.tail.is_some());
+        kick::follow(queue.as_ref(), &places, run);
         return Ok(exit::OK);
     }
     if cli.kill {
@@ -128,6 +142,7 @@ fn with_queue(cli: &Cli, queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u8
         }
     }
     if foreground {
+        refuse_to_wait_for_ourselves(queue)?;
         return kick::foreground(queue, job, io);
     }
     if cli.resume && queue.page.has_seen(job.key()) {
@@ -138,6 +153,29 @@ fn with_queue(cli: &Cli, queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u8
     // Printed last: a closed pipe must not cost the kick its leader.
     io.out(format!("{ticket}\n")).map_err(Error::Stdout)?;
     Ok(exit::OK)
+}
+
+/// A run that stays for another run of its own queue would never end.
+fn refuse_to_wait_for_ourselves(queue: &Queue) -> Result<(), Error> {
+    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|set| set == value);
+    match queue.page.running() {
+        Some(running) if is("TS_QUEUE", queue.name().as_str()) && is("TS_RUN", &running.run.to_string()) => {
+            Err(Error::Itself { queue: queue.name().to_string(), run: running.run })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns a path that means the same wherever it is used; a bare `name` is left for PATH if that is wished.
+fn lasting_path(option: &str, path: &str, cwd: &Path, bare: bool) -> Result<String, Error> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(Error::Usage(format!("{option}: `{path}` is no path")));
+    }
+    if bare && !path.contains('/') {
+        return Ok(path.to_owned());
+    }
+    let whole = cwd.join(path).into_os_string().into_string();
+    whole.map_err(|path| Error::Usage(format!("{option}: {} is not UTF-8", job::safe(&path))))
 }
 
 fn job_of(cli: &Cli) -> Result<Job, Error> {
@@ -152,6 +190,10 @@ fn job_of(cli: &Cli) -> Result<Job, Error> {
         backoff: cli.backoff,
         timeout: cli.timeout,
         kill_after: cli.kill_after,
+        debounce: cli.debounce,
+        splay: cli.splay,
+        metrics: cli.metrics.as_deref().map(|path| lasting_path("--metrics", path, &cwd, false)).transpose()?,
+        on_finish: cli.on_finish.as_deref().map(|path| lasting_path("--on-finish", path, &cwd, true)).transpose()?,
     };
     Ok(Job {
         argv: cli.command.clone(),
@@ -191,23 +233,32 @@ fn resume(cli: &Cli, root: &StateDir, io: &mut Io) -> Result<u8, Error> {
 }
 
 fn wait(cli: &Cli, root: &StateDir, places: &Places, ticket: Option<u64>, io: &mut Io) -> Result<u8, Error> {
+    if let Some(number) = ticket {
+        let mut queue = queue_of(cli, root, places, number)?;
+        refuse_to_wait_for_ourselves(&queue)?;
+        return kick::wait_for(&mut queue, number, io);
+    }
+    match Queue::look(places.clone())? {
+        Some(mut queue) => {
+            refuse_to_wait_for_ourselves(&queue)?;
+            kick::wait_for_all(&mut queue, io)
+        }
+        None => Ok(exit::OK),
+    }
+}
+
+/// Returns the queue of a ticket: the one that -Q names, or the one that the ticket tells.
+fn queue_of(cli: &Cli, root: &StateDir, places: &Places, ticket: u64) -> Result<Queue, Error> {
+    let wrong = |reason: &str| Error::Ticket { ticket, reason: reason.to_owned() };
     let mut places = places.clone();
-    let unknown = |number| Error::Ticket { ticket: number, reason: "was never given".to_owned() };
-    if let (Some(number), None) = (ticket, &cli.queue) {
-        // The ticket tells its queue, nearly always.
-        let of_queue = |name: &QueueName| queue::Ticket::of_number(number, name).is_some();
+    if cli.queue.is_none() {
+        let of_queue = |name: &QueueName| queue::Ticket::of_number(ticket, name).is_some();
         let mut names = root.queues()?.into_iter().filter(of_queue);
-        let name = names.next().ok_or_else(|| unknown(number))?;
+        let name = names.next().ok_or_else(|| wrong("was never given"))?;
         if names.next().is_some() {
-            let reason = "could be of more than one queue".to_owned();
-            return Err(Error::Ticket { ticket: number, reason });
+            return Err(wrong("could be of more than one queue"));
         }
         places = root.queue(&name);
     }
-    match (Queue::look(places)?, ticket) {
-        (Some(mut queue), Some(number)) => kick::wait_for(&mut queue, number, io),
-        (Some(mut queue), None) => kick::wait_for_all(&mut queue, io),
-        (None, Some(number)) => Err(unknown(number)),
-        (None, None) => Ok(exit::OK),
-    }
+    Queue::look(places)?.ok_or_else(|| wrong("was never given"))
 }

@@ -56,6 +56,13 @@ impl QueueLock {
         }
     }
 
+    /// Whether this is the lock of the directory that has this name now.
+    pub(crate) fn is_of(&self, dir: &Path) -> bool {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let (ours, named) = (self.0.metadata().map(identity), std::fs::symlink_metadata(dir).map(identity));
+        matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+    }
+
     /// Gives the lock up for everybody who shares it.
     pub(crate) fn release(self) -> std::io::Result<()> {
         self.0.unlock()
@@ -93,6 +100,7 @@ mod tests {
             .stdin(lock.handed_over().expect("can be shared"))
             .spawn()
             .expect("sleep runs");
+        assert!(lock.is_of(dir.path()) && !lock.is_of(Path::new("/")) && !lock.is_of(&dir.path().join("none")));
         drop(lock);
         assert!(QueueLock::try_take(dir.path()).expect("lockable").is_none());
         heir.kill().expect("ours");

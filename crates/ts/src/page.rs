@@ -34,8 +34,10 @@ use crate::sys;
 pub const SLOTS: usize = 64;
 /// Results kept for each.
 const RING: usize = 16;
-const MAGIC: u64 = u64::from_be_bytes(*b"ts-page1");
+const MAGIC: u64 = u64::from_be_bytes(*b"ts-page2");
 const READY: u64 = 1 << 63;
+/// How long a request to yield holds; whoever makes it repeats it much more often.
+const YIELD_MS: u64 = 500;
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[repr(C)]
@@ -49,8 +51,11 @@ struct Layout {
     runs: AtomicU64,
     /// The slot after the one that ran last, so that every job gets its turn.
     cursor: AtomicU64,
-    /// Somebody who cannot use the page wants the lock from a leader that only waits for a retry.
+    /// When (ms since boot) somebody who can record nothing asked for the lock of a leader that only waits.
     yield_to: AtomicU64,
+    /// Runs that ended in success, in failure, and with their leader's death; kicks that runs covered; and
+    /// when the last success was, by the wall clock. Only counted.
+    tally: [AtomicU64; 5],
     rec: Rec,
     slots: [Slot; SLOTS],
 }
@@ -89,6 +94,13 @@ pub(crate) struct Slot {
     /// The job was kicked or resumed in this boot.
     seen: AtomicU64,
     used_ms: AtomicU64,
+    /// When (ms since boot) the first kick came that no started run covers, and the last.
+    first_ms: AtomicU64,
+    kicked_ms: AtomicU64,
+    /// What those kicks said about when their run may start; see [`Pace`].
+    quiet_ms: AtomicU64,
+    at_most_ms: AtomicU64,
+    splay_ms: AtomicU64,
     results: AtomicU64,
     ring: [Entry; RING],
 }
@@ -101,6 +113,32 @@ struct Entry {
     run: AtomicU64,
     started_unix_ms: AtomicU64,
     duration_ms: AtomicU64,
+}
+
+/// When the run of a kick may start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// No kick has come for this long,
+    pub quiet_ms: u64,
+    /// or the first one is this old;
+    pub at_most_ms: u64,
+    /// and in any case the first one is this old.
+    pub splay_ms: u64,
+}
+
+/// What is counted over all runs of a queue, since its page was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs that ended with a status that means success.
+    pub succeeded: u64,
+    /// Runs that ended with another.
+    pub failed: u64,
+    /// Runs whose leader died, so that nobody knows.
+    pub lost: u64,
+    /// Kicks that runs covered.
+    pub covered: u64,
+    /// When the last success ended, by the wall clock; 0 for never.
+    pub success_unix_ms: u64,
 }
 
 /// What a finished run says.
@@ -237,21 +275,53 @@ impl Slot {
         self.kicks().is_some_and(|kicks| kicks > self.done())
     }
 
+    /// Returns the time (ms since boot) before which the pending kicks do not want their run.
+    pub(crate) fn not_before(&self) -> u64 {
+        let (first, kicked) = (self.first_ms.load(SeqCst), self.kicked_ms.load(SeqCst));
+        let after = |from: u64, pause: &AtomicU64| match pause.load(SeqCst) {
+            0 => 0,
+            pause => from.saturating_add(pause),
+        };
+        after(kicked, &self.quiet_ms).min(after(first, &self.at_most_ms)).max(after(first, &self.splay_ms))
+    }
+
+    fn set_pace(&self, pace: Pace) {
+        self.quiet_ms.store(pace.quiet_ms, SeqCst);
+        self.at_most_ms.store(pace.at_most_ms, SeqCst);
+        self.splay_ms.store(pace.splay_ms, SeqCst);
+    }
+
     /// Commits a kick for `key` and returns its number, unless the slot is another job's by now.
-    /// `first` is called before the commit when the kick is the first that no started run covers.
-    pub(crate) fn kick<E>(&self, key: Key, mut first: impl FnMut() -> Result<(), E>) -> Result<Option<u64>, E> {
+    /// `first` is called before the commit when the kick is the first that no started run covers; its pace
+    /// holds for those that follow, until one comes that does not want to wait at all.
+    pub(crate) fn kick<E>(
+        &self,
+        key: Key,
+        pace: Pace,
+        mut first: impl FnMut() -> Result<(), E>,
+    ) -> Result<Option<u64>, E> {
         loop {
             let word = self.word.load(SeqCst);
             if word & READY == 0 || self.key() != key {
                 return Ok(None);
             }
             let kicks = word & !READY;
-            if kicks == self.done() || kicks == self.began() {
+            let opens = kicks == self.done() || kicks == self.began();
+            if opens {
                 first()?;
+                let now = sys::boot_ms();
+                self.set_pace(pace);
+                self.first_ms.store(now, SeqCst);
+                self.kicked_ms.store(now, SeqCst);
             }
             if self.word.compare_exchange(word, word + 1, SeqCst, SeqCst).is_ok() {
+                let now = sys::boot_ms();
                 self.seen.store(1, SeqCst);
-                self.used_ms.store(sys::boot_ms(), SeqCst);
+                self.used_ms.store(now, SeqCst);
+                self.kicked_ms.store(now, SeqCst);
+                if !opens && pace == Pace::default() {
+                    self.set_pace(pace);
+                }
                 return Ok(Some(kicks + 1));
             }
         }
@@ -347,6 +417,7 @@ impl Slot {
         self.results.store(0, SeqCst);
         self.reset_failures();
         self.seen.store(0, SeqCst);
+        self.set_pace(Pace::default());
         self.floor.store(next, SeqCst);
         self.began.store(next, SeqCst);
         self.done.store(next, SeqCst);
@@ -507,6 +578,7 @@ impl Page {
         layout.rec.clear();
         for slot in &layout.slots {
             slot.seen.store(0, SeqCst);
+            slot.set_pace(Pace::default());
             if slot.retry_at().is_some() {
                 slot.retry_at.store(1, SeqCst);
             }
@@ -628,13 +700,41 @@ impl Page {
 
     /// Asks a leader that only waits for a retry to let go of the lock.
     pub(crate) fn ask_yield(&self) {
-        self.layout().yield_to.store(1, SeqCst);
+        self.layout().yield_to.store(sys::boot_ms().max(1), SeqCst);
         self.wake();
     }
 
-    /// Whether that was asked; answering takes the request back.
-    pub(crate) fn take_yield(&self) -> bool {
-        self.layout().yield_to.swap(0, SeqCst) != 0
+    /// Whether that was asked a moment ago, and by whoever asks still.
+    pub(crate) fn must_yield(&self) -> bool {
+        let asked = self.layout().yield_to.load(SeqCst);
+        asked != 0 && sys::boot_ms().saturating_sub(asked) < YIELD_MS
+    }
+
+    /// Takes the request back.
+    pub(crate) fn yielded(&self) {
+        self.layout().yield_to.store(0, SeqCst);
+    }
+
+    /// Counts a run; `None` for one whose end nobody saw. Holder of the lock only.
+    pub(crate) fn count(&self, outcome: Option<&Outcome>, success: bool) {
+        let tally = &self.layout().tally;
+        match outcome {
+            None => drop(tally[2].fetch_add(1, SeqCst)),
+            Some(outcome) => {
+                tally[usize::from(!success)].fetch_add(1, SeqCst);
+                tally[3].fetch_add((outcome.seq + 1).saturating_sub(outcome.from), SeqCst);
+                if success {
+                    tally[4].store(sys::unix_ms(), SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Returns what has been counted.
+    pub(crate) fn tally(&self) -> Tally {
+        let [succeeded, failed, lost, covered, success_unix_ms] =
+            [0, 1, 2, 3, 4].map(|index: usize| self.layout().tally[index].load(SeqCst));
+        Tally { succeeded, failed, lost, covered, success_unix_ms }
     }
 }
 
@@ -660,7 +760,11 @@ mod tests {
 
     fn kick(page: &Page, places: &Places, key: Key) -> (usize, u64) {
         let index = page.find_or_claim(key, places).expect("a slot is free");
-        let seq = page.slot(index).kick(key, || Ok::<(), Infallible>(())).expect("infallible").expect("its slot");
+        let seq = page
+            .slot(index)
+            .kick(key, Pace::default(), || Ok::<(), Infallible>(()))
+            .expect("infallible")
+            .expect("its slot");
         (index, seq)
     }
 
@@ -692,7 +796,7 @@ mod tests {
         let slot = page.slot(page.find_or_claim(key, &places).expect("free"));
         let mut written = 0;
         let mut kick = || {
-            slot.kick(key, || {
+            slot.kick(key, Pace::default(), || {
                 written += 1;
                 Ok::<(), Infallible>(())
             })
@@ -705,6 +809,26 @@ mod tests {
             kick().expect("infallible");
         }
         assert_eq!(written, 2);
+    }
+
+    #[test]
+    fn kicks_are_gathered_until_it_is_quiet_but_not_for_ever() {
+        let (_dir, places) = queue();
+        let page = Page::open(&places).expect("made");
+        let key = Key([1, 1]);
+        let slot = page.slot(page.find_or_claim(key, &places).expect("free"));
+        let kick = |pace| slot.kick(key, pace, || Ok::<(), Infallible>(())).expect("infallible");
+        let pace = Pace { quiet_ms: 1_000, at_most_ms: 5_000, splay_ms: 0 };
+        let before = sys::boot_ms();
+        kick(pace);
+        assert!(slot.not_before() >= before + 1_000 && slot.not_before() <= sys::boot_ms() + 1_000);
+        slot.first_ms.store(before.saturating_sub(4_500), SeqCst);
+        kick(pace);
+        assert!(slot.not_before() <= before + 500, "the first kick has waited long enough");
+        slot.set_pace(Pace { splay_ms: 60_000, ..pace });
+        assert!(slot.not_before() > before + 50_000);
+        kick(Pace::default());
+        assert_eq!(slot.not_before(), 0, "who is in a hurry takes the others along");
     }
 
     #[test]
@@ -742,7 +866,7 @@ mod tests {
         assert_eq!(index, idle);
         assert!(seq > began, "no ticket is given twice");
         assert_eq!(page.slot(idle).coverage(began), Coverage::Forgotten);
-        let late = page.slot(idle).kick(Key([7, 0]), || Ok::<(), Infallible>(())).expect("infallible");
+        let late = page.slot(idle).kick(Key([7, 0]), Pace::default(), || Ok::<(), Infallible>(())).expect("infallible");
         assert_eq!(late, None, "the old job's kickers must look again");
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toolkit::exit;
 
+use crate::page::Pace;
+
 /// A set of exit statuses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -90,6 +92,21 @@ pub struct Policy {
     pub timeout_ms: Option<u64>,
     /// The time between TERM and KILL.
     pub kill_after_ms: u64,
+    /// The runs are Puppet's, and its agent is kept out.
+    #[serde(default)]
+    pub puppet: bool,
+    /// How kicks are gathered before a run.
+    #[serde(default)]
+    pub debounce: Option<Pauses>,
+    /// The window over which hosts spread the starts of their runs.
+    #[serde(default)]
+    pub splay_ms: u64,
+    /// The file that holds the queue's metrics.
+    #[serde(default)]
+    pub metrics: Option<String>,
+    /// The executable that hears of each run's end.
+    #[serde(default)]
+    pub on_finish: Option<String>,
 }
 
 /// The part of the command line that makes a policy.
@@ -107,6 +124,14 @@ pub struct Wishes {
     pub timeout: Option<Duration>,
     /// `--kill-after`
     pub kill_after: Option<Duration>,
+    /// `--debounce`
+    pub debounce: Option<Pauses>,
+    /// `--splay`
+    pub splay: Option<Duration>,
+    /// `--metrics`, as an absolute path
+    pub metrics: Option<String>,
+    /// `--on-finish`, as an absolute path or a name to be found in PATH
+    pub on_finish: Option<String>,
 }
 
 impl Policy {
@@ -116,8 +141,9 @@ impl Policy {
         let (success, retry) = if wishes.puppet {
             // `puppet apply --detailed-exitcodes`: 2 is success with changes, 4 and 6 are failures of
             // resources, 1 is a failed run. A puppet that is killed, hangs, or is not there (126, 127: an
-            // upgrade may be replacing it this minute) must run again, and the last two are said aloud.
-            let retry = Codes(vec![(1, 1), (4, 4), (6, 6), (124, 124), (126, 127), (129, 192)]);
+            // upgrade may be replacing it this minute) must run again, and the last two are said aloud. 75
+            // is ours: an agent's own run did not end.
+            let retry = Codes(vec![(1, 1), (4, 4), (6, 6), (75, 75), (124, 124), (126, 127), (129, 192)]);
             (Codes::of(&[0, 2]), retry)
         } else {
             (Codes::of(&[0]), Codes::default())
@@ -128,7 +154,19 @@ impl Policy {
             backoff: wishes.backoff.unwrap_or(Pauses::DEFAULT),
             timeout_ms: wishes.timeout.map(milliseconds),
             kill_after_ms: wishes.kill_after.map_or(10_000, milliseconds),
+            puppet: wishes.puppet,
+            debounce: wishes.debounce,
+            splay_ms: wishes.splay.map_or(0, milliseconds),
+            metrics: wishes.metrics.clone(),
+            on_finish: wishes.on_finish.clone(),
         }
+    }
+
+    /// Returns when the run of a kick may start; `who` tells this host's share of the splay.
+    #[must_use]
+    pub fn pace(&self, who: impl FnOnce() -> u64) -> Pace {
+        let (quiet_ms, at_most_ms) = self.debounce.map_or((0, 0), |pauses| (pauses.min_ms, pauses.max_ms));
+        Pace { quiet_ms, at_most_ms, splay_ms: if self.splay_ms == 0 { 0 } else { who() % self.splay_ms } }
     }
 
     /// Whether a run that ended like this is tried again.
@@ -188,9 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn each_host_has_its_place_in_the_splay() {
+        let policy = Policy::new(&Wishes { splay: Some(Duration::from_secs(60)), ..Wishes::default() });
+        assert_eq!(policy.pace(|| 61_500).splay_ms, 1_500);
+        assert_eq!(Policy::new(&Wishes::default()).pace(|| 61_500), Pace::default());
+    }
+
+    #[test]
     fn puppet_says_what_is_tried_again() {
         let policy = Policy::new(&Wishes { puppet: true, ..Wishes::default() });
-        for status in [1, 4, 6, 124, 126, 127, 137, 143] {
+        for status in [1, 4, 6, 75, 124, 126, 127, 137, 143] {
             assert!(policy.retries(status), "{status}");
         }
         for status in [0, 2, 3, 125] {

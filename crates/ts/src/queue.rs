@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::dir::{Places, QueueName};
 use crate::error::Error;
+use crate::ident;
 use crate::job::Job;
 use crate::lock::QueueLock;
 use crate::page::{Page, SLOTS};
@@ -43,7 +44,7 @@ pub(crate) enum Due {
     Kicked(usize),
     /// The pause after a failure of this slot is over.
     Retry(usize),
-    /// The next such pause ends in this time.
+    /// The next such pause, or one that kicks have asked for, ends in this time.
     Later(Duration),
     /// Nothing, or the queue is disabled.
     Nothing,
@@ -94,16 +95,22 @@ impl Queue {
         if self.places.disabled().is_some() {
             return Due::Nothing;
         }
-        if let Some((index, _)) = self.page.jobs_in_turn().find(|(_, slot)| slot.is_pending()) {
-            return Due::Kicked(index);
+        let now = sys::boot_ms();
+        let mut later = None;
+        for (index, slot) in self.page.jobs_in_turn().filter(|(_, slot)| slot.is_pending()) {
+            match slot.not_before() {
+                at if at <= now => return Due::Kicked(index),
+                at => later = later.into_iter().chain([at]).min(),
+            }
         }
-        let next = self.page.jobs().filter_map(|(index, slot)| Some((slot.retry_at()?, index))).min();
-        match next {
-            None => Due::Nothing,
-            Some((at, index)) => match at.saturating_sub(sys::boot_ms()) {
-                0 => Due::Retry(index),
-                left => Due::Later(Duration::from_millis(left)),
-            },
+        let retry = self.page.jobs().filter_map(|(index, slot)| Some((slot.retry_at()?, index))).min();
+        match (retry, later) {
+            (Some((at, index)), _) if at <= now => Due::Retry(index),
+            (None, None) => Due::Nothing,
+            (retry, later) => {
+                let next = retry.map(|(at, _)| at).into_iter().chain(later).min().unwrap_or(now);
+                Due::Later(Duration::from_millis(next.saturating_sub(now)))
+            }
         }
     }
 
@@ -114,24 +121,31 @@ impl Queue {
 
     /// Whether something runs or is about to.
     pub(crate) fn is_busy(&self) -> bool {
-        self.page.running().is_some() || matches!(self.due(), Due::Kicked(_) | Due::Retry(_))
+        self.page.running().is_some()
+            || matches!(self.due(), Due::Kicked(_) | Due::Retry(_))
+            || self.places.disabled().is_none() && self.page.jobs().any(|(_, slot)| slot.is_pending())
     }
 
     /// Commits a kick of `job` and returns its ticket.
     pub(crate) fn kick(&self, job: &Job) -> Result<Ticket, Error> {
         let key = job.key();
         let path = self.places.job(key);
+        let pace = job.policy.pace(|| ident::host_number(&key.to_string()));
         loop {
             let slot = self.page.find_or_claim(key, &self.places)?;
             let store = || job.store(&path).map_err(|source| Error::io("write", &path, source));
-            let kicked = self.page.slot(slot).kick(key, || match store() {
+            let kicked = self.page.slot(slot).kick(key, pace, || match store() {
                 // On a full disk the record of an earlier kick does as well: command line and directory are the same.
                 Err(error) if error.nothing_can_be_written() && Job::load(&path).is_ok() => Ok(()),
                 other => other,
             })?;
             if let Some(seq) = kicked {
                 self.page.wake();
-                return Ok(Ticket { slot, seq });
+                let ticket = Ticket { slot, seq };
+                if let Some(reason) = &job.reason {
+                    crate::why::note(&self.places, ticket, reason);
+                }
+                return Ok(ticket);
             }
         }
     }

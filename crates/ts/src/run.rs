@@ -2,7 +2,9 @@
 //! files, its end awaited without pipes.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,19 +15,23 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use toolkit::exit;
+use toolkit::process::Group;
 
-use crate::dir::Places;
+use crate::dir::{Places, QueueName};
 use crate::ident::{self, Process, poll_timeout};
 use crate::job::Job;
 use crate::page::{Page, Rec};
 use crate::policy::Policy;
-use crate::runlog::{Reader, RunLog, Shown, Sink, Stream};
+use crate::runlog::{self, Reader, RunLog, Shown, Sink, Stream};
 use crate::sys::{self, Writes};
 
 /// The time between two looks at a busy log.
 const LOOK: Duration = Duration::from_millis(5);
 /// The time between two looks where nothing can tell us of writes.
 const POLL: Duration = Duration::from_millis(25);
+
+/// How long the program that hears of a run's end may take.
+const HOOK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Signals that end a foreground `ts`; a leader passes them to the run.
 #[derive(Debug)]
@@ -41,6 +47,13 @@ impl Interrupts {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         Ok(Interrupts { fd, before })
+    }
+
+    /// Sleeps this long, or until a signal comes.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Signal> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, poll_timeout(timeout));
+        self.next()
     }
 
     /// Returns a signal that has come.
@@ -79,6 +92,33 @@ impl Screen {
         copied > 0 || !self.out.ready() || !self.err.ready()
     }
 
+    /// Returns a screen that waits for whoever reads it.
+    pub(crate) fn patient() -> Screen {
+        let mut screen = Screen::new();
+        (screen.out.patient, screen.err.patient) = (true, true);
+        screen
+    }
+
+    /// Shows what is new of a run until its process has ended. Sleeps while nothing is written.
+    pub(crate) fn follow(&mut self, process: &Process, places: &Places, run: u64) {
+        let paths = Stream::BOTH.map(|stream| runlog::path(&places.runs(), run, stream));
+        let writes = Writes::of(&paths.each_ref().map(|path| path.as_path()));
+        loop {
+            while self.show(places, run) {}
+            match (process.fd(), &writes) {
+                (Some(fd), Some(writes)) => {
+                    let mut fds = [fd, writes.fd()].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+                    let _ = poll(&mut fds, poll_timeout(Duration::from_secs(60)));
+                    writes.drain();
+                }
+                _ => std::thread::sleep(POLL),
+            }
+            if !process.alive() {
+                return;
+            }
+        }
+    }
+
     /// Shows the rest of a run that has ended, as slowly as whoever reads us wants. Not while leading.
     pub(crate) fn finish(&mut self, places: &Places, run: u64) {
         (self.out.patient, self.err.patient) = (true, true);
@@ -99,9 +139,32 @@ pub(crate) struct Ended {
     pub(crate) interrupted: Option<Signal>,
 }
 
+/// What a run is told about itself, in its environment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Label<'a> {
+    pub(crate) queue: &'a QueueName,
+    /// Its number, where runs are numbered.
+    pub(crate) run: Option<u64>,
+}
+
+impl Label<'_> {
+    fn put_on(self, command: &mut Command, job: &Job) {
+        command.env("TS_QUEUE", self.queue.as_str());
+        match self.run {
+            Some(run) => command.env("TS_RUN", run.to_string()),
+            None => command.env_remove("TS_RUN"),
+        };
+        // Why this run is: a script can say so where it reports. Never somebody else's reason, inherited.
+        match &job.reason {
+            Some(reason) => command.env("TS_REASON", reason),
+            None => command.env_remove("TS_REASON"),
+        };
+    }
+}
+
 /// Starts the job as the child that `page` announces.
-pub(crate) fn spawn(page: &Page, job: &Job, log: Option<&RunLog>) -> std::io::Result<Child> {
-    let mut command = command(job, Some(page));
+pub(crate) fn spawn(page: &Page, job: &Job, label: Label<'_>, log: Option<&RunLog>) -> std::io::Result<Child> {
+    let mut command = command(job, label, Some(page));
     let stdio = |stream| -> std::io::Result<Stdio> {
         Ok(match log.and_then(|log| log.handle(stream)) {
             Some(file) => Stdio::from(file?),
@@ -113,20 +176,42 @@ pub(crate) fn spawn(page: &Page, job: &Job, log: Option<&RunLog>) -> std::io::Re
 
 /// Runs the job with our own stdout and stderr and returns its status. There may be no page to put the
 /// child on record; then only our own life keeps the queue's lock.
-pub(crate) fn plain(job: &Job, page: Option<&Page>) -> std::io::Result<u8> {
-    let mut child = command(job, page).spawn()?;
+pub(crate) fn plain(job: &Job, label: Label<'_>, page: Option<&Page>) -> std::io::Result<u8> {
+    let mut child = command(job, label, page).spawn()?;
     let interrupts = Interrupts::collect()?;
     Ok(attend(page, &mut child, &job.policy, None, &interrupts, || false).status)
 }
 
-fn command(job: &Job, page: Option<&Page>) -> Command {
+/// Tells the job's `--on-finish` program how a run ended. It is given a minute; its output is added to the run's.
+pub(crate) fn tell(job: &Job, label: Label<'_>, status: u8, output: Option<&Path>) -> std::io::Result<()> {
+    let Some(program) = &job.policy.on_finish else { return Ok(()) };
+    let stdio = || -> Stdio {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let opened = output.map(|path| std::fs::OpenOptions::new().append(true).custom_flags(flags).open(path));
+        opened.and_then(Result::ok).map_or_else(Stdio::null, Stdio::from)
+    };
+    let mut command = Command::new(program);
+    command.env_clear().envs(job.env.iter().cloned()).env("TS_STATUS", status.to_string());
+    label.put_on(&mut command, job);
+    if job.cwd.is_dir() {
+        command.current_dir(&job.cwd);
+    }
+    command.stdin(Stdio::null()).stdout(stdio()).stderr(stdio());
+    let mut group = Group::spawn(&mut command)?;
+    match group.wait_until(Instant::now() + HOOK_PATIENCE)? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(std::io::Error::other(status.to_string())),
+        None => {
+            group.terminate(Duration::from_secs(1))?;
+            Err(std::io::Error::other(format!("ended after {} s", HOOK_PATIENCE.as_secs())))
+        }
+    }
+}
+
+fn command(job: &Job, label: Label<'_>, page: Option<&Page>) -> Command {
     let mut command = Command::new(&job.argv[0]);
     command.args(&job.argv[1..]).current_dir(&job.cwd).env_clear().envs(job.env.iter().cloned());
-    // Why this run is: a script can say so where it reports. Never somebody else's reason, inherited.
-    match &job.reason {
-        Some(reason) => command.env("TS_REASON", reason),
-        None => command.env_remove("TS_REASON"),
-    };
+    label.put_on(&mut command, job);
     command.process_group(0).stdin(Stdio::null());
     let mask = Mode::from_bits_truncate(job.umask);
     let address = page.map(|page| std::ptr::from_ref(page.rec()).expose_provenance());

@@ -166,7 +166,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn words(argv: &Value) -> String {
+pub(crate) fn words(argv: &Value) -> String {
     let words = argv.as_array().map(|words| words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "));
     words.unwrap_or_else(|| "(not on record)".to_owned())
 }

@@ -37,6 +37,23 @@ pub(crate) fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Returns the name of the calling thread, as the system shows it.
+pub(crate) fn thread_name() -> Option<std::ffi::CString> {
+    let mut name = [0u8; 16];
+    // SAFETY: PR_GET_NAME writes at most 16 bytes, a zero among them, to the buffer, which has that length.
+    let got = unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    if got != 0 {
+        return None;
+    }
+    std::ffi::CStr::from_bytes_until_nul(&name).ok().map(std::ffi::CStr::to_owned)
+}
+
+/// Gives the calling thread a name, of which the system keeps 15 bytes.
+pub(crate) fn set_thread_name(name: &std::ffi::CStr) {
+    // SAFETY: PR_SET_NAME reads a C string; `name` is one for the length of the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// Watches files for writes; the descriptor is readable after one.
 #[derive(Debug)]
 pub(crate) struct Writes(OwnedFd);
@@ -111,6 +128,12 @@ mod tests {
         let pid = i32::try_from(std::process::id()).expect("pids are small");
         assert!(pidfd_open(pid).is_ok());
         assert!(pidfd_open(i32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_thread_has_the_name_it_was_given() {
+        set_thread_name(c"a name of many letters");
+        assert_eq!(thread_name().as_deref(), Some(c"a name of many "));
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 mod coalesce;
 mod crash;
+mod heir;
 mod limits;
 mod model;
+mod puppet;
+mod report;
+mod schedule;
 mod status;
 mod unsafe_state;
 
@@ -33,7 +37,11 @@ impl Env {
     pub(crate) fn ts(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ts"));
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("TS_DIR", self.path("state"));
-        command.env("TS_SCOPE", "0").current_dir(self.path("work")).stdin(std::process::Stdio::null());
+        command
+            .env("TS_SCOPE", "0")
+            .env("TS_PUPPET_LOCK", "0")
+            .current_dir(self.path("work"))
+            .stdin(std::process::Stdio::null());
         command
     }
 
