@@ -10,8 +10,7 @@ script=puppet
 
 [ -n "$root" ] || command -v puppet >/dev/null 2>&1 || apt install puppet-agent
 
-mkdir -p "$root/var/log/stacktira" "$state_dir/puppet"
-chmod 0750 "$root/var/log/stacktira"
+mkdir -p "$state_dir/puppet"
 
 # Hiera for people and scripts on this node: the same file that Puppet uses.
 atomic_write 0644 "$config_dir/hiera-consul.yaml" <<'EOF' || true

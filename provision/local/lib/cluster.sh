@@ -160,14 +160,20 @@ cluster_failed() {
     exit 1
 }
 
+# What a node says of itself: its journal, its history of runs, and the output of the newest one.
 cluster_logs() {
     each_known "$1"
+    [ -d "$state/$1" ] || die 1 "$1 was never up; next: stk-local up $1"
+    local root=$state/$1/root units=(--unit=stacktira-bootstrap --unit=stacktira-watch --unit=stacktira-converge --unit=stacktira-mirror)
+    journalctl --quiet --no-pager --output=short-iso --directory="$root/var/log/journal" "${units[@]}" || true
+    printf '== runs: start, code, duration, reason\n'
+    tail -n 20 "$root/var/lib/stacktira/runs" 2>/dev/null || true
     if machine_pid "$1" >/dev/null; then
-        machine_exec "$1" journalctl --no-pager --output=short-iso --unit=stacktira-bootstrap --unit=stacktira-watch --unit=stacktira-converge || true
-        machine_exec "$1" sh -c 'for f in /var/log/stacktira/*.log; do [ ! -e "$f" ] || { echo "== $f"; tail -n 200 "$f"; }; done'
+        printf '== output of the newest run\n'
+        machine_exec "$1" ts --queue converge --output 2>&1 | tail -n 200
     else
-        [ -d "$state/$1" ] || die 1 "$1 was never up"
-        tail -n 200 "$state/$1/console.log" "$state/$1/root/var/log/stacktira/"*.log 2>/dev/null
+        printf '== console\n'
+        tail -n 50 "$state/$1/console.log"
     fi
 }
 
