@@ -14,6 +14,7 @@ Examples:
   hiera-consul lookup --render-as json --merge deep haproxy::listeners
   hiera-consul lookup --hiera_config ./hiera.yaml --facts facts.json --node web1 motd
   hiera-consul lookup --explain leader__db
+  hiera-consul check --strict --facts facts.json
 
 Environment:
   CONSUL_HTTP_ADDR         where Consul's agent listens
@@ -24,7 +25,7 @@ Environment:
 
 Exit status:
   0   found
-  1   no level has any of the keys
+  1   no level has any of the keys; check --strict: there are warnings
   2   usage
   65  broken configuration, data, merge or type
   69  Consul cannot be reached or does not answer as promised
@@ -65,6 +66,15 @@ pub enum Action {
     /// ca_file, client_cert, client_key, server_name and datacenter.
     Lookup(Box<Lookup>),
 
+    /// Find what is wrong, or hardly meant, in configuration and data
+    ///
+    /// Validates every layer's hiera.yaml, reads every level of this node, looks up every key of them, and parses
+    /// every data file below the data directories, also those of other nodes. Finds what Puppet reports only with
+    /// --explain or not at all: scalars that mean something else to other readers of YAML (yes, 0755, 12:30),
+    /// duplicate keys, tokens that become empty, misspelt service_hash keys, eyaml values. One finding a line:
+    /// PLACE:LINE: error or warning: what.
+    Check(Box<Check>),
+
     /// Answer requests of Puppet's functions on stdin, one JSON object a line, until it ends
     ///
     /// Every request has an "id" and an "op": snapshot, lookup, services, leader or wait. The answer
@@ -79,37 +89,9 @@ pub struct Lookup {
     #[arg(required = true, value_name = "KEY")]
     pub keys: Vec<String>,
 
-    /// The global layer's hiera.yaml
-    #[arg(long = "hiera_config", value_name = "FILE")]
-    pub hiera_config: Option<PathBuf>,
-
-    /// Directories of environments, separated by colons
-    #[arg(long, value_name = "PATH")]
-    pub environmentpath: Option<String>,
-
-    /// The environment [default: production, where an environmentpath is given]
-    #[arg(long, value_name = "NAME")]
-    pub environment: Option<String>,
-
-    /// Directories of modules, instead of the environment's own
-    #[arg(long, value_name = "PATH")]
-    pub modulepath: Option<String>,
-
-    /// Directories of modules after the environment's own
-    #[arg(long, value_name = "PATH")]
-    pub basemodulepath: Option<String>,
-
-    /// The node to answer for [default: the facts' clientcert, else this host]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-
-    /// The node's facts, a JSON or YAML file
-    #[arg(long, value_name = "FILE")]
-    pub facts: Option<PathBuf>,
-
-    /// A further variable (can be repeated)
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    pub scope: Vec<(String, String)>,
+    /// Where configuration and data are, and for which node.
+    #[command(flatten)]
+    pub place: Place,
 
     /// How values of several levels are joined, instead of what lookup_options say
     #[arg(long, value_enum)]
@@ -142,6 +124,58 @@ pub struct Lookup {
     /// Print how the answer is found instead of the answer
     #[arg(long)]
     pub explain: bool,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Where configuration and data are, and for which node.
+    #[command(flatten)]
+    pub place: Place,
+
+    /// Exit with 1 when there are warnings
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Print one JSON object for each finding
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where configuration and data are, and for which node.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The global layer's hiera.yaml
+    #[arg(long = "hiera_config", value_name = "FILE")]
+    pub hiera_config: Option<PathBuf>,
+
+    /// Directories of environments, separated by colons
+    #[arg(long, value_name = "PATH")]
+    pub environmentpath: Option<String>,
+
+    /// The environment [default: production, where an environmentpath is given]
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
+
+    /// Directories of modules, instead of the environment's own
+    #[arg(long, value_name = "PATH")]
+    pub modulepath: Option<String>,
+
+    /// Directories of modules after the environment's own
+    #[arg(long, value_name = "PATH")]
+    pub basemodulepath: Option<String>,
+
+    /// The node to answer for [default: the facts' clientcert, else this host]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// The node's facts, a JSON or YAML file
+    #[arg(long, value_name = "FILE")]
+    pub facts: Option<PathBuf>,
+
+    /// A further variable (can be repeated)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub scope: Vec<(String, String)>,
 }
 
 /// Names of merge strategies.

@@ -459,14 +459,20 @@ impl<'a> Reader<'a> {
                 "yaml" | "json" => (FunctionKind::DataHash, format!("{backend}_data")),
                 _ => (FunctionKind::Hiera3Backend, backend.clone()),
             };
+            let own_paths = backend == "consul";
             hierarchy.push(Level {
                 name: backend,
                 kind,
                 function,
                 datadir,
-                locations: Locations::Paths(paths.clone()),
+                // The Consul backend is asked once: it has paths of its own.
+                locations: if kind == FunctionKind::Hiera3Backend && own_paths {
+                    Locations::None
+                } else {
+                    Locations::Paths(paths.clone())
+                },
                 extension: Some(format!(".{extension}")),
-                options: Hash::new(),
+                options: if kind == FunctionKind::Hiera3Backend { settings } else { Hash::new() },
             });
         }
         self.config(3, hierarchy)

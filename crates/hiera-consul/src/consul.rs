@@ -22,7 +22,8 @@ use std::rc::Rc;
 
 use consul_client::{Client, Config, Consistency, Overrides, Query, Right};
 
-use crate::engine::ConsulSource;
+use crate::consul3::Consul3;
+use crate::engine::{ConsulSource, Entry};
 use crate::error::Error;
 use crate::psych;
 use crate::value::{Hash, Value};
@@ -250,6 +251,13 @@ impl Access {
         Access { config, fixed, clients: RefCell::default() }
     }
 
+    /// Returns an access with other settings, that reads on connections of its own.
+    pub(crate) fn changed(&self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = self.config.clone();
+        change(&mut config);
+        Access::new(config, self.fixed.clone())
+    }
+
     /// Returns the settings of a level, where flags and the environment do not say otherwise.
     fn own(&self, overrides: &Overrides) -> Overrides {
         let mut own = overrides.clone();
@@ -378,6 +386,11 @@ impl Computed {
     /// Returns a reader; nothing is read yet.
     pub fn new(access: Rc<Access>, level: Level) -> Self {
         Computed { access, level, names: RefCell::default(), instances: RefCell::default() }
+    }
+
+    /// Returns the level it answers for.
+    pub(crate) fn level(&self) -> &Level {
+        &self.level
     }
 
     fn names(&self) -> Result<Rc<Tags>, Error> {
@@ -561,12 +574,21 @@ pub struct Levels {
     read: RefCell<Vec<(Hash, Rc<Read>)>>,
     /// What is read, or will be, widest first where one prefix is inside of another.
     roots: RefCell<Vec<Root>>,
+    /// The backends of version 3, by their settings.
+    version3: RefCell<Vec<(Hash, Rc<Consul3>)>>,
 }
 
 impl Levels {
     /// Returns a source that reads through `access`.
-    pub fn new(access: Access) -> Self {
-        Levels { access: Rc::new(access), read: RefCell::default(), roots: RefCell::default() }
+    pub fn new(access: Rc<Access>) -> Self {
+        Levels { access, read: RefCell::default(), roots: RefCell::default(), version3: RefCell::default() }
+    }
+
+    /// Says which level will probably be read, so that it can be read together with others.
+    pub(crate) fn expect(&self, level: &Level) {
+        if !level.is_empty() {
+            self.root(level);
+        }
     }
 
     fn read(&self, options: &Hash) -> Result<Rc<Read>, Error> {
@@ -595,7 +617,8 @@ impl Levels {
         roots.len() - 1
     }
 
-    fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
+    /// Reads all keys of a level, with all levels that share a root.
+    pub(crate) fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
         if level.is_empty() {
             return Ok(Snapshot::default());
         }
@@ -625,10 +648,8 @@ impl Levels {
 impl ConsulSource for Levels {
     fn announce(&self, options: &Hash) {
         // What is wrong with the options is said when the level is asked.
-        if let Ok(level) = Level::from_options(options)
-            && !level.is_empty()
-        {
-            self.root(&level);
+        if let Ok(level) = Level::from_options(options) {
+            self.expect(&level);
         }
     }
 
@@ -644,6 +665,35 @@ impl ConsulSource for Levels {
         let answer = read.computed.lookup(key)?;
         read.answers.borrow_mut().insert(key.to_owned(), answer.clone());
         Ok(answer)
+    }
+
+    fn version3(
+        &self,
+        settings: &Hash,
+        key: &str,
+        text: &mut dyn FnMut(&str) -> Result<String, Error>,
+    ) -> Result<(Option<Value>, Option<String>), Error> {
+        let known = self.version3.borrow().iter().find(|(known, _)| known == settings).map(|(_, b)| Rc::clone(b));
+        let backend = match known {
+            Some(backend) => backend,
+            None => {
+                let backend = Rc::new(Consul3::new(settings, &self.access)?);
+                self.version3.borrow_mut().push((settings.clone(), Rc::clone(&backend)));
+                backend
+            }
+        };
+        let found = backend.lookup(key, text)?;
+        Ok((found, backend.take_warning()))
+    }
+
+    fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error> {
+        let read = self.read(options)?;
+        let entry = |(key, bytes): (&String, &Rc<Vec<u8>>)| {
+            let name = format!("{}{key}", read.level.prefix);
+            let value = read.level.format.value(&name, bytes);
+            Entry { key: key.clone(), name, value }
+        };
+        Ok(read.snapshot.pairs.iter().map(entry).collect())
     }
 
     fn place(&self, options: &Hash) -> Option<String> {

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::consul::Access;
+use crate::consul3::Consul3;
 use crate::error::Error;
 use crate::merge::{Deep, Strategy};
 use crate::psych;
@@ -76,10 +78,11 @@ fn setting<'a>(hash: &'a Hash, name: &str) -> Option<&'a Value> {
     hash.get(&Value::Symbol(name.to_owned()))
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Backend {
     Yaml,
     Json,
+    Consul,
 }
 
 impl Backend {
@@ -87,6 +90,7 @@ impl Backend {
         match self {
             Backend::Yaml => "yaml",
             Backend::Json => "json",
+            Backend::Consul => "consul",
         }
     }
 }
@@ -101,13 +105,14 @@ pub struct Hiera3 {
     deep: Option<Deep>,
     scope: Hash,
     files: RefCell<HashMap<PathBuf, Rc<Hash>>>,
+    consul: Option<Consul3>,
     /// Set while a part of the configuration is interpolated.
     config_guard: RefCell<Option<Guard>>,
 }
 
 impl Hiera3 {
-    /// Reads and validates a file; `scope` are the variables.
-    pub fn new(file: &Path, scope: Hash) -> Result<Self, Error> {
+    /// Reads and validates a file; `scope` are the variables, `access` is for a Consul backend.
+    pub fn new(file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
         let config = match read_config(file)? {
             Value::Hash(config) => config,
             Value::Null | Value::Bool(false) => Hash::new(),
@@ -124,13 +129,14 @@ impl Hiera3 {
                 .ok_or_else(|| fail(format!(":{name} must hold strings"))),
             Some(_) => Err(fail(format!(":{name} must be a string or a list of strings"))),
         };
-        let backends = texts("backends", &["yaml"])?
+        let backends: Vec<Backend> = texts("backends", &["yaml"])?
             .iter()
             .map(|name| match name.as_str() {
                 "yaml" => Ok(Backend::Yaml),
                 "json" => Ok(Backend::Json),
+                "consul" => Ok(Backend::Consul),
                 other => Err(fail(format!(
-                    "backend '{other}' of a version 3 file is not one that hiera-consul can answer (yaml, json); a version 5 file can name {}",
+                    "backend '{other}' of a version 3 file is not one that hiera-consul can answer (yaml, json, consul); a version 5 file can name {}",
                     crate::engine::CONSUL_FUNCTION
                 ))),
             })
@@ -148,8 +154,17 @@ impl Hiera3 {
             }
             Some(other) => return Err(fail(format!("unknown :merge_behavior {other}"))),
         };
+        let consul = match backends.contains(&Backend::Consul) {
+            true => {
+                let none = Hash::new();
+                let settings = setting(&config, "consul").and_then(Value::as_hash).unwrap_or(&none);
+                Some(Consul3::new(settings, access).map_err(|e| e.in_file(file))?)
+            }
+            false => None,
+        };
         Ok(Hiera3 {
             file: file.to_owned(),
+            consul,
             backends,
             hierarchy,
             deep,
@@ -158,6 +173,26 @@ impl Hiera3 {
             files: RefCell::default(),
             config_guard: RefCell::default(),
         })
+    }
+
+    /// Returns why Consul was done without.
+    pub fn take_warning(&self) -> Option<String> {
+        self.consul.as_ref().and_then(Consul3::take_warning)
+    }
+
+    /// Returns the data files of this scope that exist, and whether each is JSON.
+    pub(crate) fn survey(&self) -> Result<Vec<(PathBuf, bool)>, Error> {
+        let mut found = Vec::new();
+        for backend in self.backends.iter().filter(|backend| **backend != Backend::Consul) {
+            for source in &self.hierarchy {
+                let source = self.interpolate_config(source)?;
+                let path = self.path(*backend, &source)?;
+                if path.is_file() {
+                    found.push((path, *backend == Backend::Json));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Looks up a key.
@@ -205,6 +240,18 @@ impl Hiera3 {
         resolution: Resolution,
         guard: Option<&Guard>,
     ) -> Result<Option<Value>, Error> {
+        if backend == Backend::Consul {
+            // Ignores the resolution, as the original does: the first path that has the key wins.
+            let consul = self.consul.as_ref().expect("it was made because this backend is there");
+            let found = consul.lookup(key, &mut |text| self.interpolate_config(text))?;
+            if let Some(value) = &found
+                && resolution == Resolution::Array
+                && !matches!(value, Value::Array(_) | Value::String(_))
+            {
+                return Err(mismatch(key, "Array", value));
+            }
+            return Ok(found);
+        }
         let mut all = Vec::new();
         let mut joined: Option<Value> = None;
         let mut found = false;
@@ -253,7 +300,7 @@ impl Hiera3 {
         }
     }
 
-    fn data(&self, backend: Backend, source: &str) -> Result<Option<Rc<Hash>>, Error> {
+    fn path(&self, backend: Backend, source: &str) -> Result<PathBuf, Error> {
         let settings = setting(&self.config, backend.name()).and_then(Value::as_hash);
         let datadir = match settings.and_then(|settings| setting(settings, "datadir")) {
             None | Some(Value::Null) => DATADIR,
@@ -262,7 +309,11 @@ impl Hiera3 {
                 return Err(Error::data(format!(":datadir of {} must be a string", backend.name())).in_file(&self.file));
             }
         };
-        let path = PathBuf::from(self.interpolate_config(datadir)?).join(format!("{source}.{}", backend.name()));
+        Ok(PathBuf::from(self.interpolate_config(datadir)?).join(format!("{source}.{}", backend.name())))
+    }
+
+    fn data(&self, backend: Backend, source: &str) -> Result<Option<Rc<Hash>>, Error> {
+        let path = self.path(backend, source)?;
         if !path.exists() {
             return Ok(None);
         }
@@ -272,11 +323,9 @@ impl Hiera3 {
         let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let value = match backend {
             Backend::Yaml => psych::load(&bytes).map_err(|e| e.in_file(&path))?,
-            Backend::Json => serde_json::from_slice(&bytes).map(Value::from_json).map_err(|e| Error::Data {
-                message: e.to_string(),
-                file: Some(path.clone()),
-                line: Some(e.line()),
-            })?,
+            Backend::Json | Backend::Consul => serde_json::from_slice(&bytes)
+                .map(Value::from_json)
+                .map_err(|e| Error::Data { message: e.to_string(), file: Some(path.clone()), line: Some(e.line()) })?,
         };
         let data = match (backend, value) {
             (_, Value::Hash(data)) => data,

@@ -92,7 +92,7 @@ impl Engine {
 }
 
 /// Splits `method('key')`.
-fn method_and_key(expression: &str) -> Option<(&str, &str)> {
+pub(crate) fn method_and_key(expression: &str) -> Option<(&str, &str)> {
     let (method, rest) = expression.split_once('(')?;
     let body = rest.strip_suffix(')')?;
     if method.is_empty() || !method.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {

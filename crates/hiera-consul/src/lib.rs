@@ -2,7 +2,8 @@
 //!
 //! The `engine` reads `hiera.yaml` and data as Puppet does (see its module for layers, merges and
 //! lookup_options; `psych` for what YAML scalars mean). Levels of the lookup_key function
-//! `stacktira::consul` are answered natively by `consul`. `serve` is the coprocess that Puppet's
+//! `stacktira::consul` are answered natively by `consul`, the backend of version 3 files by `consul3`. `check` finds
+//! what is wrong or hardly meant without a key being asked for. `serve` is the coprocess that Puppet's
 //! functions hold open, so that a catalog costs one read per level instead of one per key.
 //!
 //! # What always holds
@@ -13,12 +14,14 @@
 //!
 //! # Exit codes
 //!
-//! 0 found · 1 not there · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
+//! 0 found · 1 not there, warnings of a strict check · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
 //! not answer · 77 denied.
 
+mod check;
 pub mod cli;
 pub mod config;
 pub mod consul;
+mod consul3;
 pub mod engine;
 pub mod error;
 pub mod hiera3;
@@ -47,6 +50,7 @@ pub fn run(cli: &cli::Cli, io: &mut Io) -> Result<u8, Error> {
     let access = settings.access(&cli.consul)?;
     match &cli.action {
         cli::Action::Lookup(args) => lookup::run(args, &settings, access, io),
+        cli::Action::Check(args) => check::run(args, &settings, access, io),
         cli::Action::Serve => serve::run(access, io),
     }
 }

@@ -1,6 +1,7 @@
 //! The `lookup` command.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use toolkit::{Io, exit};
 
@@ -26,21 +27,22 @@ struct Outcome {
 
 pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut Io) -> Result<u8, Error> {
     let merge = strategy(args)?;
-    let sources = settings.sources(args)?;
-    let (node, facts) = settings.node(args)?;
+    let sources = settings.sources(&args.place)?;
+    let (node, facts) = settings.node(&args.place)?;
     let work = || match &sources {
         Sources { hiera_config: Some(file), environment: None }
             if file.exists() && hiera3::is_version3(file).unwrap_or(false) =>
         {
-            let found = version3(args, file, facts, merge.as_ref());
-            Outcome { found: finished(found, args), warnings: Vec::new(), explanation: Vec::new() }
+            let mut warnings = Vec::new();
+            let found = version3(args, file, facts, merge.as_ref(), &access, &mut warnings);
+            Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
         }
         _ => {
             let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
-            for (name, value) in &args.scope {
+            for (name, value) in &args.place.scope {
                 scope.set(name, Value::from(value.as_str()));
             }
-            let engine = Engine::new(sources, scope, Box::new(Levels::new(access)));
+            let engine = Engine::new(sources, scope, Box::new(Levels::new(Rc::new(access))));
             if args.explain {
                 engine.explain();
             }
@@ -53,13 +55,7 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
             }
         }
     };
-    let outcome = std::thread::scope(|threads| {
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn_scoped(threads, work)
-            .map_err(|source| Error::Start { source })
-            .map(|thread| thread.join().expect("a lookup does not panic"))
-    })?;
+    let outcome = with_stack(work)?;
     for warning in outcome.warnings {
         io.warn(warning);
     }
@@ -72,6 +68,17 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     let Some(text) = outcome.found? else { return Ok(exit::NO) };
     io.out(text).map_err(Error::Write)?;
     Ok(exit::OK)
+}
+
+/// Runs `work` where lookups may nest as deep as their limits let them.
+pub(crate) fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    std::thread::scope(|threads| {
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(threads, work)
+            .map_err(|source| Error::Start { source })
+            .map(|thread| thread.join().expect("a lookup does not panic"))
+    })
 }
 
 /// Checks the type and renders; done where there is stack for a value as deep as lookups make it.
@@ -88,17 +95,26 @@ fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option
 }
 
 /// Looks up as the `hiera` command does: the facts are the scope, and nothing else is.
-fn version3(args: &Lookup, file: &Path, mut scope: Hash, merge: Option<&Strategy>) -> Result<Option<Value>, Error> {
+fn version3(
+    args: &Lookup,
+    file: &Path,
+    mut scope: Hash,
+    merge: Option<&Strategy>,
+    access: &Access,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Value>, Error> {
     if args.explain {
         return Err(Error::Argument("--explain needs a version 5 file".to_owned()));
     }
     let resolution = Resolution::from_strategy(merge)?;
-    for (name, value) in &args.scope {
+    for (name, value) in &args.place.scope {
         scope.insert(Value::from(name.as_str()), Value::from(value.as_str()));
     }
-    let hiera = Hiera3::new(file, scope)?;
+    let hiera = Hiera3::new(file, scope, access)?;
     for key in &args.keys {
-        if let Some(value) = hiera.lookup(key, resolution)? {
+        let found = hiera.lookup(key, resolution);
+        warnings.extend(hiera.take_warning());
+        if let Some(value) = found? {
             return Ok(Some(value));
         }
     }

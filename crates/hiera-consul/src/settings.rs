@@ -8,7 +8,7 @@ use consul_client::{Config, Overrides};
 use serde::Deserialize;
 use toolkit::dirs::under_root;
 
-use crate::cli::{ConsulArgs, Lookup};
+use crate::cli::{ConsulArgs, Place};
 use crate::consul::{Access, consul};
 use crate::engine::{Environment, Sources};
 use crate::error::Error;
@@ -76,7 +76,7 @@ impl Settings {
     }
 
     /// Returns the files that a lookup reads.
-    pub fn sources(&self, args: &Lookup) -> Result<Sources, Error> {
+    pub fn sources(&self, args: &Place) -> Result<Sources, Error> {
         let own = |path: &PathBuf| under_root(path);
         let flagged = args.hiera_config.is_some() || args.environmentpath.is_some() || args.environment.is_some();
         let environment = args.environment.as_deref().or(self.environment.as_deref());
@@ -124,7 +124,7 @@ impl Settings {
         Ok(Sources { hiera_config, environment })
     }
 
-    fn modules(&self, args: &Lookup, environment: &Path) -> Result<Vec<PathBuf>, Error> {
+    fn modules(&self, args: &Place, environment: &Path) -> Result<Vec<PathBuf>, Error> {
         let base = args.basemodulepath.as_deref().or(self.basemodulepath.as_deref());
         if let Some(path) = args.modulepath.as_deref().or(self.modulepath.as_deref()) {
             return Ok(split(path));
@@ -151,7 +151,7 @@ impl Settings {
     }
 
     /// Returns the name of the node and its facts.
-    pub fn node(&self, args: &Lookup) -> Result<(String, Hash), Error> {
+    pub fn node(&self, args: &Place) -> Result<(String, Hash), Error> {
         let given = args.facts.clone().or_else(|| self.facts.as_ref().map(|path| under_root(path)));
         let facts = match given {
             Some(file) => Some(read_facts(&file)?),

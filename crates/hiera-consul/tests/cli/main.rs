@@ -1,9 +1,11 @@
 //! The real binary: streams, codes, signals, files, Consul and Puppet.
 
+mod check;
 mod consul;
 mod lookup;
 mod puppet;
 mod serve;
+mod version3;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
