@@ -31,6 +31,8 @@
 //! ```
 
 mod agent;
+#[cfg(feature = "args")]
+pub mod args;
 mod catalog;
 mod client;
 mod config;
