@@ -166,7 +166,10 @@ pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> s
         io.json(&summary)?;
     }
     if summary.failed > 0 {
-        io.error(format_args!("{} of {} repositories failed", summary.failed, summary.repos));
+        // The only repository has just been named.
+        if summary.repos > 1 {
+            io.error(format_args!("{} of {} repositories failed", summary.failed, summary.repos));
+        }
     } else if !listing {
         io.note(format_args!(
             "{} repositories: {} placed, {} updated, {} unchanged",

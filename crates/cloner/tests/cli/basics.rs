@@ -177,6 +177,15 @@ fn one_bad_repository_does_not_stop_the_others() {
 }
 
 #[test]
+fn the_only_repository_is_named_once() {
+    let scratch = Scratch::new();
+    scratch.manifest("m: {source: /nonexistent/m.git, dest: m}\n");
+    let ran = scratch.run(&[]).code(1);
+    assert!(ran.err.starts_with("cloner: error: m (m): network: /nonexistent/m.git: "), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+}
+
+#[test]
 fn a_plan_says_what_would_be_done_and_touches_nothing() {
     let server = GitServer::start();
     let (repo, first) = one_file(&server, "1");
