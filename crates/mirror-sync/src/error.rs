@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cloner::manifest::ManifestError;
 use toolkit::exit::{self, Failure};
 
 use crate::digest::Digest;
@@ -23,6 +24,9 @@ pub enum Error {
         /// Next step, where there is one.
         hint: Option<String>,
     },
+    /// The manifest of a git source; its message names the file.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A file or directory cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -65,6 +69,15 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         message: String,
+    },
+    /// The only source did not synchronise.
+    #[error("source {name}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        cause: Box<Error>,
     },
     /// Some sources did not synchronise. Each was named before.
     #[error("{} of {total} sources failed: {}; nothing published changed", failed.len(), failed.join(", "))]
@@ -209,12 +222,14 @@ impl Error {
 impl Failure for Error {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } | Self::NoChannel { .. } | Self::Key { .. } => exit::BAD_INPUT,
+            Self::Config { .. } | Self::Manifest(_) | Self::NoChannel { .. } | Self::Key { .. } => exit::BAD_INPUT,
             Self::Read { .. } | Self::Unavailable { .. } => exit::UNAVAILABLE,
             Self::Write { .. } | Self::Output(_) => exit::CANT_CREATE,
             Self::Busy { .. } | Self::Moved { .. } => exit::BUSY,
             Self::Denied { .. } => exit::DENIED,
-            Self::Rejected { .. }
+            Self::Source { cause, .. } if cause.exit_code() == exit::UNAVAILABLE => exit::UNAVAILABLE,
+            Self::Source { .. }
+            | Self::Rejected { .. }
             | Self::Damaged { .. }
             | Self::NotSynced { .. }
             | Self::NoRollback { .. }
@@ -227,7 +242,9 @@ impl Failure for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Config { hint, .. } => hint.clone(),
+            Self::Config { hint, .. }
+            | Self::Manifest(ManifestError::At { hint, .. } | ManifestError::Override { hint, .. }) => hint.clone(),
+            Self::Source { cause, .. } => cause.hint(),
             Self::NotSynced { .. } => Some("run `mirror-sync sync`".into()),
             Self::NoSnapshot { .. } => Some("`mirror-sync list` shows the snapshots".into()),
             Self::Busy { .. } => Some("try again when it is done".into()),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloner::manifest::{Manifest, ManifestError};
 use toolkit::Io;
 use toolkit::exit::{self, Failure as _};
 use toolkit::lock::FileLock;
@@ -24,7 +25,7 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// Synchronises every source.
 ///
 /// # Errors
-/// [`Error::Busy`]; [`Error::Config`] for a manifest; [`Error::Sources`] when some failed.
+/// [`Error::Busy`]; [`Error::Manifest`]; [`Error::Source`] and [`Error::Sources`] when the only one or some failed.
 pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let (store, lock) = Store::writer(config.root()?)?;
     config.some_sources()?;
@@ -38,7 +39,10 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         };
         match done {
             Ok(summary) => io.note(format_args!("{name}: {summary}")),
-            Err(error @ (Error::Config { .. } | Error::Write { .. })) => return Err(error),
+            Err(error @ (Error::Config { .. } | Error::Manifest(_) | Error::Write { .. })) => return Err(error),
+            Err(error) if config.sources.len() == 1 => {
+                return Err(Error::Source { name: name.to_owned(), cause: Box::new(error) });
+            }
             Err(error) => {
                 io.error(format_args!("source {name}: {}", exit::chain(&error)));
                 codes.insert(error.exit_code());
@@ -180,24 +184,24 @@ fn sync_git(store: &Store, lock: &FileLock, config: &Config, source: &GitSource,
 
 /// Returns the manifest's repositories, each once, by path.
 fn upstreams(source: &GitSource) -> Result<Vec<Upstream>> {
-    let wrong = |message: String, hint| Error::Config { path: source.manifest.clone(), message, hint };
-    let repos = cloner::manifest::Manifest::load(&source.manifest)
-        .and_then(|manifest| manifest.repos())
-        .map_err(|error| wrong(exit::chain(&error), None))?;
+    let wrong = |message: String| Error::config(&source.manifest, message);
+    let repos = Manifest::load(&source.manifest).and_then(|manifest| manifest.repos())?;
     if repos.len() > MAX_ENTRIES {
-        return Err(wrong("too many repositories".into(), None));
+        return Err(wrong("too many repositories".into()));
     }
     let base = source.manifest.parent().unwrap_or(std::path::Path::new("/"));
     let mut by_path = BTreeMap::new();
     for repo in repos {
-        let upstream = Upstream::new(&repo.source, source.mirror.as_deref(), base)
-            .map_err(|message| wrong(format!("{}: {}: {message}", repo.at, repo.path), None))?;
+        let upstream = Upstream::new(&repo.source, source.mirror.as_deref(), base).map_err(|why| {
+            let message = format!("{}: {why}", repo.path);
+            ManifestError::At { at: repo.at.clone(), message, hint: None }
+        })?;
         by_path.entry(upstream.path.clone()).or_insert(upstream);
     }
     let paths: Vec<&String> = by_path.keys().collect();
     for pair in paths.windows(2) {
         if pair[1].strip_prefix(pair[0].as_str()).is_some_and(|rest| rest.starts_with('/')) {
-            return Err(wrong(format!("repository {} lies inside {}", pair[1], pair[0]), None));
+            return Err(wrong(format!("repository {} lies inside {}", pair[1], pair[0])));
         }
     }
     Ok(by_path.into_values().collect())

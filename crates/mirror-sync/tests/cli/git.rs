@@ -123,9 +123,11 @@ fn an_upstream_that_is_away_or_a_bad_manifest_is_told() {
     assert!(away.contains(PATH), "{away}");
     assert_eq!(site.run(&["snapshot"]).is(0).out.trim(), first);
     std::fs::write(site.path("repos.yaml"), "mod: [1]\n").expect("writable");
-    assert!(site.run(&["sync"]).is(65).err.contains("repos.yaml"));
+    let told = site.run(&["sync"]).is(65).err;
+    assert_eq!(told.matches("repos.yaml").count(), 1, "{told}");
     std::fs::write(site.path("repos.yaml"), "dest: /x\nmod: {source: 'ext::sh -c id'}\n").expect("writable");
-    assert!(site.run(&["sync"]).is(65).err.contains("repos.yaml"));
+    let told = site.run(&["sync"]).is(65).err;
+    assert!(told.matches("repos.yaml").count() == 1 && told.contains("mod: a source with '::'"), "{told}");
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn a_snapshot_needs_a_complete_sync_and_refused_content_changes_nothing() {
     std::fs::write(&bad, &whole[..whole.len() / 2]).expect("writable");
     let refused = site.run(&["sync"]).is(1);
     assert!(refused.err.contains("st-b_1.0_amd64.deb") && refused.err.contains("truncated"), "{}", refused.err);
+    assert!(refused.err.starts_with("mirror-sync: error: source debian: "), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "the only source is named once: {}", refused.err);
     assert_eq!(site.run(&["snapshot"]).is(0).out.trim(), first);
     std::fs::write(&bad, &whole).expect("writable");
     assert_ne!(site.snapshot(), first);
