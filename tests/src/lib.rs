@@ -56,7 +56,7 @@ pub fn directory() -> &'static Path {
 fn is_fresh(binary: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
     let Some(built) = modified(binary) else { return false };
-    let Ok(text) = std::fs::read_to_string(binary.with_added_extension("d")) else { return false };
+    let Ok(text) = std::fs::read_to_string(binary.with_extension("d")) else { return false };
     let Some((_, sources)) = text.split_once(": ") else { return false };
     // A path with a blank, which is escaped, makes this false: then cargo is asked.
     sources.split_ascii_whitespace().all(|source| modified(Path::new(source)).is_some_and(|changed| changed <= built))
