@@ -77,7 +77,7 @@ pub enum Action {
 
     /// Answer requests of Puppet's functions on stdin, one JSON object a line, until it ends
     ///
-    /// Every request has an "id" and an "op": snapshot, lookup, services, leader or wait. The answer
+    /// Every request has an "id" and an "op": snapshot, lookup, services, leader, version3 or wait. The answer
     /// carries the id, and the result or {"error": {"code", "message"}}.
     Serve,
 }

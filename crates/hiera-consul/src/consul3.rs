@@ -144,10 +144,7 @@ impl Consul3 {
         key: &str,
         text: &mut dyn FnMut(&str) -> Result<String, Error>,
     ) -> Result<Option<Value>, Error> {
-        if self.away.borrow().is_some() {
-            return Ok(None);
-        }
-        let mut targets = Vec::with_capacity(self.paths.len());
+        let mut paths = Vec::with_capacity(self.paths.len());
         for path in &self.paths {
             let mut whole = String::new();
             for (at, part) in path.split(KEY).enumerate() {
@@ -156,13 +153,24 @@ impl Consul3 {
                 }
                 whole.push_str(&text(part)?);
             }
-            let target = target(&whole, key)?;
-            if let (Target::Keys(prefix, _), false, false) = (&target, self.announced.get(), path.contains(KEY)) {
-                self.levels.expect(&self.level(prefix));
-            }
-            targets.push(target);
+            paths.push(whole);
         }
-        self.announced.set(true);
+        self.lookup_at(key, &paths)
+    }
+
+    /// Answers a key with paths that are interpolated already.
+    pub(crate) fn lookup_at(&self, key: &str, paths: &[String]) -> Result<Option<Value>, Error> {
+        if self.away.borrow().is_some() {
+            return Ok(None);
+        }
+        let targets = paths.iter().map(|path| target(path, key)).collect::<Result<Vec<_>, _>>()?;
+        if !self.announced.replace(true) {
+            for target in &targets {
+                if let Target::Keys(prefix, _) = target {
+                    self.levels.expect(&self.level(prefix));
+                }
+            }
+        }
         match self.first(&targets, key) {
             Err(Error::Consul { what, source }) if self.graceful && self.out_of_reach(&source) => {
                 *self.away.borrow_mut() =

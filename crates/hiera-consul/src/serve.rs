@@ -3,17 +3,22 @@
 //! One JSON object a line in, one a line out, in order. Every request has an `id`, which its answer
 //! repeats, an `op`, and may have `options`, the options of a Consul level. An error is
 //! `{"id": …, "error": {"code": 65|69|77, "message": …}}`; the process goes on. Nothing is kept
-//! between requests but connections, so the caller decides how old an answer may be.
+//! between requests but connections and what the last `run` of version 3 has read, so the caller decides
+//! how old an answer may be.
 //!
 //! - `snapshot {options}` → `values` by key (typed), `errors` by key, `index`, and with the option
 //!   `services` the names of all `services`
 //! - `lookup {options, key}` → `found`, `value`: computed keys
 //! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
 //! - `leader {name}` → `leader`: null or `{node, address}`
+//! - `version3 {run, settings, paths, key}` → `found`, `value`, and a `warning` when Consul is done without: the
+//!   `consul` backend of version 3 files with its settings and interpolated paths; requests of one `run` are
+//!   answered from one state
 //! - `wait {key | service, passing?, timeout}` → `found`, `value`
 //!
 //! It ends when its input ends. A line longer than a megabyte is refused without being kept.
 
+use std::cell::RefCell;
 use std::io::{BufRead, Read};
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -26,6 +31,7 @@ use toolkit::exit::{self, Failure};
 use toolkit::{Io, backoff::Backoff};
 
 use crate::consul::{Access, Computed, Level, consul};
+use crate::consul3::Consul3;
 use crate::error::Error;
 use crate::value::{Hash, Value};
 
@@ -49,7 +55,7 @@ pub fn run(access: Access, io: &mut Io) -> Result<u8, Error> {
 }
 
 fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bool, io: &mut Io) -> Result<u8, Error> {
-    let server = Server { access: Rc::new(access), gone };
+    let server = Server { access: Rc::new(access), gone, version3: RefCell::default() };
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -110,6 +116,8 @@ struct Server<'a> {
     access: Rc<Access>,
     /// Tells whether nobody will send or read any more.
     gone: &'a dyn Fn() -> bool,
+    /// The last run of version 3 and its settings.
+    version3: RefCell<Option<(String, Hash, Rc<Consul3>)>>,
 }
 
 /// A request, its fields taken one by one so that an unknown one is noticed.
@@ -151,12 +159,24 @@ impl Request {
 
     /// The options of a level.
     fn options(&mut self) -> Result<Hash, Error> {
-        match self.fields.remove("options") {
-            None | Some(Json::Null) => Ok(Hash::new()),
-            Some(options) => match Value::from_json(options) {
-                Value::Hash(options) => Ok(options),
-                _ => Err(Error::data("field 'options' must be an object")),
-            },
+        self.hash("options")
+    }
+
+    fn hash(&mut self, name: &str) -> Result<Hash, Error> {
+        match self.fields.remove(name).map(Value::from_json) {
+            None | Some(Value::Null) => Ok(Hash::new()),
+            Some(Value::Hash(hash)) => Ok(hash),
+            Some(_) => Err(Error::data(format!("field '{name}' must be an object"))),
+        }
+    }
+
+    fn texts(&mut self, name: &str) -> Result<Vec<String>, Error> {
+        let bad = || Error::data(format!("field '{name}' must be a list of strings"));
+        match self.fields.remove(name) {
+            Some(Json::Array(list)) => {
+                list.into_iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(bad)).collect()
+            }
+            _ => Err(bad()),
         }
     }
 
@@ -216,6 +236,19 @@ impl Server<'_> {
                 let leader = self.access.leader(&name, &level)?;
                 json!({"leader": leader.map(|l| json!({"node": l.node, "address": l.address}))})
             }
+            "version3" => {
+                let run = request.required("run")?;
+                let settings = request.hash("settings")?;
+                let (paths, key) = (request.texts("paths")?, request.required("key")?);
+                request.done()?;
+                let backend = self.version3(run, settings)?;
+                let found = backend.lookup_at(&key, &paths)?;
+                let mut answer = found_answer(found.as_ref().map(to_json).transpose()?);
+                if let Some(warning) = backend.take_warning() {
+                    answer["warning"] = Json::String(warning);
+                }
+                answer
+            }
             "wait" => {
                 let level = Level::of_service(&request.options()?)?;
                 let (key, service) = (request.text("key")?, request.text("service")?);
@@ -235,6 +268,19 @@ impl Server<'_> {
             Json::Object(answer) => Ok(answer),
             _ => Ok(Map::new()),
         }
+    }
+
+    /// Returns the backend of a run; a new one when the run or its settings are not the last.
+    fn version3(&self, run: String, settings: Hash) -> Result<Rc<Consul3>, Error> {
+        if let Some((known, same, backend)) = &*self.version3.borrow()
+            && *known == run
+            && *same == settings
+        {
+            return Ok(Rc::clone(backend));
+        }
+        let backend = Rc::new(Consul3::new(&settings, &self.access)?);
+        *self.version3.borrow_mut() = Some((run, settings, Rc::clone(&backend)));
+        Ok(backend)
     }
 
     fn snapshot(&self, level: &Level) -> Result<Json, Error> {

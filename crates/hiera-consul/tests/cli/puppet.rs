@@ -84,6 +84,108 @@ fn a_catalog_sees_consul_and_fails_without_it() {
     failing(puppet.apply(code), "no answer from Consul");
 }
 
+/// The original's kind of hiera.yaml: nine levels, `services` and a prefix.
+fn version3(scratch: &Scratch, consul: &FakeConsul, failure: &str) -> PathBuf {
+    let port = consul.address().rsplit(':').next().expect("a port").to_owned();
+    scratch.write("data/common.yaml", "motd: file\nurl: \"http://%{hiera('service_hash__lb__web__Address')}/\"\n");
+    let levels: Vec<_> = (0..8).map(|n| format!("level{n}/%{{hostname}}")).collect();
+    scratch.write(
+        "hiera.yaml",
+        &format!(
+            "---\n:backends: [consul, yaml]\n:hierarchy: [{}, common]\n:yaml:\n  :datadir: '{}'\n:consul:\n  \
+             :host: 127.0.0.1\n  :port: {port}\n  :failure: {failure}\n  \
+             :paths: [services, '/v1/kv/hiera/host/%{{hostname}}', /v1/kv/hiera]\n",
+            levels.iter().map(|level| format!("'{level}'")).collect::<Vec<_>>().join(", "),
+            scratch.path("data").display()
+        ),
+    )
+}
+
+#[test]
+fn a_version_3_file_needs_no_change() {
+    let Some(mut puppet) = Puppet::new() else { return };
+    version3(&puppet.scratch, &puppet.consul, "hard");
+    puppet.consul.put("hiera/n", b"42");
+    puppet.consul.register(Instance::new("c1", "10.0.0.1", "web", 80).tag("lb"));
+    let missing = "Integer[1, 300].each |$n| { lookup(\"none${n}\", undef, undef, 0) }";
+    let ran = puppet.apply(&format!(
+        "notice(lookup('n'))
+         notice(lookup('motd'))
+         notice(lookup('url'))
+         notice(lookup('web_ServicePort'))
+         notice(lookup('service_hash__lb__web__Address__array.0'))
+         {missing}"
+    ));
+    let said: Vec<_> = ran.out.lines().filter_map(|line| line.strip_prefix("Notice: Scope(Class[main]): ")).collect();
+    assert_eq!(said, ["42", "file", "http://10.0.0.1/", "80", "10.0.0.1"], "{} {}", ran.out, ran.err);
+    let requests = puppet.consul.requests();
+    assert_eq!(requests.iter().filter(|r| r.contains("recurse")).count(), 1, "{requests:?}");
+    assert!(requests.len() <= 12, "{requests:?}");
+    // A refusal ends the run; a Consul out of reach does where failure is hard.
+    puppet.consul.deny_keys("hiera/");
+    let ran = puppet.apply("notice(lookup('motd', undef, undef, 'made up'))");
+    assert!(ran.code == 1 && !ran.out.contains("Scope(Class[main])"), "{} {}", ran.out, ran.err);
+    puppet.consul.stop();
+    let ran = puppet.apply("notice(lookup('motd', undef, undef, 'made up'))");
+    assert!(ran.code == 1 && format!("{}{}", ran.out, ran.err).contains("no answer from Consul"), "{}", ran.err);
+    version3(&puppet.scratch, &puppet.consul, "graceful");
+    let ran = puppet.apply("notice(lookup('motd', undef, undef, 'made up'))");
+    assert!(ran.code == 0 && ran.out.contains("Scope(Class[main]): file"), "{} {}", ran.out, ran.err);
+    assert!(format!("{}{}", ran.out, ran.err).contains("graceful"), "{} {}", ran.out, ran.err);
+}
+
+#[test]
+fn the_hiera_command_and_ours_agree_on_a_version_3_file() {
+    if !there("hiera") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let consul = FakeConsul::start();
+    let config = version3(&scratch, &consul, "hard");
+    consul.put("hiera/n", b"42");
+    consul.put("hiera/host/n1/who", b"%{hostname}");
+    consul.put("hiera/with space", b"x");
+    for (node, address) in [("c1", "10.0.0.1"), ("c2", "10.0.0.2")] {
+        consul.register(Instance::new(node, address, "web", 80).tag("lb"));
+    }
+    let tools = Path::new(env!("CARGO_BIN_EXE_hiera-consul")).parent().expect("a directory");
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../provision/puppet/site-modules/stacktira/lib");
+    for key in [
+        "n",
+        "who",
+        "with space",
+        "motd",
+        "url",
+        "web_Address",
+        "web_Address_c2",
+        "web_ServicePort_array",
+        "web_ServiceID",
+        "service_hash",
+        "service_hash.web.tags.0",
+        "service_hash__lb",
+        "service_hash__lb__web",
+        "service_hash__lb__web__Address",
+        "service_hash__lb__web__Address__hash",
+        "service_hash__lb__web__Address__list",
+        "service_hash__lb__none__Address__array",
+        "nope",
+    ] {
+        let mut theirs = Command::new("hiera");
+        theirs.args(["-f", "json", "-c"]).arg(&config).arg(key).arg("hostname=n1");
+        theirs.env("RUBYLIB", &library).env("STACKTIRA_BIN", tools);
+        let theirs = Ran::from(theirs.output().expect("hiera runs"));
+        let mut ours = scratch.command();
+        ours.args(["lookup", "--render-as", "json", "--scope", "hostname=n1", "--hiera_config"]).arg(&config).arg(key);
+        let ours = Ran::from(ours.output().expect("it runs"));
+        let absent = theirs.out.trim() == "null";
+        assert_eq!(ours.code, i32::from(absent), "{key}: {} {} {}", theirs.out, theirs.err, ours.err);
+        if !absent {
+            let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+            assert_eq!(json(&ours.out), json(&theirs.out), "{key}");
+        }
+    }
+}
+
 #[test]
 fn the_coprocess_is_replaced_when_it_dies_and_killed_when_it_hangs() {
     if !there("ruby") {
