@@ -16,6 +16,9 @@ Examples:
   consul-watch-handler watch /etc/stacktira/watch.yaml
   consul watch -type=key -key=app/motd consul-watch-handler handle --name motd -- /usr/local/bin/write-motd
   consul-watch-handler handle --type service --service web --passing --fields Service -- ts converge.sh
+  consul-watch-handler agent-config watch.yaml > /etc/consul.d/watches.json
+  consul-watch-handler watch --record /root/stream watch.yaml
+  consul-watch-handler replay /root/stream | jq 'select(.run)'
   echo '[]' | STACKTIRA_WATCH_DIR=$HOME/.watch consul-watch-handler handle --type nodes -- cat
 
 Environment:
@@ -33,9 +36,11 @@ Environment:
 
 Exit status:
   0    watch: ended by SIGTERM or SIGINT; handle: nothing changed, or the command succeeded
+  1    replay: a command failed, or a digest is not the recorded one
   2    watch: the command line cannot be understood
-  65   watch: the configuration is wrong; the message names file, line and key
+  65   watch, agent-config: the configuration is wrong; the message names file, line and key; replay: the record is
   73   watch: the state directory cannot be used
+  69   replay, agent-config: a file cannot be read
   124  handle: the command ran into its time limit
   125  handle: its own failure or usage, broken payload, empty answer that Consul does not confirm
   126  handle: the command cannot be run
@@ -140,7 +145,36 @@ pub enum Action {
     Watch {
         /// Configuration file
         config: PathBuf,
+        /// Add each payload that differs to FILE (0600, at most 64 MiB), for replay
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
     },
+    /// Print the watches of a configuration as definitions for Consul's own agent
+    ///
+    /// The agent then runs `handle`. What Consul's watches cannot do is said on stderr, and a services watch with a tag
+    /// is refused. The agent reads with its own token.
+    AgentConfig {
+        /// Configuration file, as for watch
+        config: PathBuf,
+    },
+    /// Decide once more about payloads that were recorded, without Consul and without memory
+    ///
+    /// Record them with `watch --record FILE` or `handle --record FILE`. Prints one JSON object for each; with COMMAND, runs
+    /// it for those that make a run, with the same bytes on stdin and the same environment.
+    Replay(Replay),
+}
+
+/// The options of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// End the command after this long
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+    /// The record
+    pub file: PathBuf,
+    /// Command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// The options of `handle`.
@@ -172,6 +206,9 @@ pub struct Handle {
     /// The watch is for passing instances only
     #[arg(long, requires = "service")]
     pub passing: bool,
+    /// Add the payload to FILE (0600, at most 64 MiB), for replay
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// End the command after this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     pub timeout: Duration,

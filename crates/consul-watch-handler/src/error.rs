@@ -83,6 +83,35 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A watch cannot be said in Consul's own terms.
+    #[error("{name}: {reason}")]
+    NoEquivalent {
+        /// The watch.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A record is no record.
+    #[error("{}:{line}: {message}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The answer cannot be written.
+    #[error("cannot write to stdout")]
+    Stdout(#[source] std::io::Error),
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -98,9 +127,12 @@ impl Error {
     fn plain_code(&self) -> u8 {
         match self {
             Error::Usage(_) => exit::USAGE,
-            Error::Config(_) => exit::BAD_INPUT,
+            Error::Config(_) | Error::NoEquivalent { .. } | Error::Record { .. } => exit::BAD_INPUT,
+            Error::Read { .. } => exit::UNAVAILABLE,
             Error::Client(error) => error.exit_code(),
-            Error::Directory(_) | Error::NoDirectory | Error::Lock(_) | Error::Write { .. } => exit::CANT_CREATE,
+            Error::Directory(_) | Error::NoDirectory | Error::Lock(_) | Error::Write { .. } | Error::Stdout(_) => {
+                exit::CANT_CREATE
+            }
             Error::Busy { .. } => exit::BUSY,
             Error::Unverifiable { .. } | Error::Payload(_) => exit::BAD_INPUT,
             Error::Unconfirmed { source, .. } => source.exit_code(),
@@ -114,6 +146,7 @@ impl Error {
         match self {
             Error::Config(error) => error.hint(),
             Error::Client(error) | Error::Unconfirmed { source: error, .. } => error.hint(),
+            Error::NoEquivalent { .. } => Some("follow it with consul-watch-handler watch".to_owned()),
             Error::Unverifiable { .. } => {
                 Some("give --type, and --key, --prefix or --service where it needs one".to_owned())
             }

@@ -9,7 +9,7 @@
 //! The alternative, one query on all checks, wakes every watcher for every check of the cluster;
 //! queries for single services wake only for theirs and cost the servers least.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::Settings;
 use crate::config::{Debounce, WatchSpec};
 use crate::error::Error;
 use crate::payload::{self, Kind};
+use crate::replay::{Entry, Recorder};
 use crate::source::{self, Subject};
 
 /// Stack of a thread: address space, of which only what is used costs memory.
@@ -67,6 +68,49 @@ impl Link {
     }
 }
 
+/// What all boards of this process share: whom they tell, and what is told once for all of them.
+#[derive(Debug)]
+pub(crate) struct Common {
+    say: Sender<Message>,
+    record: Mutex<Option<Recorder>>,
+    /// The parts of watches, by the watch's name and its own, that Consul does not answer.
+    silent: Mutex<BTreeSet<(String, String)>>,
+}
+
+impl Common {
+    pub(crate) fn new(say: Sender<Message>, record: Option<Recorder>) -> Common {
+        Common { say, record: Mutex::new(record), silent: Mutex::new(BTreeSet::new()) }
+    }
+
+    fn tell(&self, message: Message) {
+        let _ = self.say.send(message);
+    }
+
+    /// Notes that Consul does not answer; whether that is news to the process.
+    fn silent(&self, watch: &str, part: &str) -> bool {
+        let mut silent = self.silent.lock().expect("no holder panics");
+        let first = silent.is_empty();
+        silent.insert((watch.to_owned(), part.to_owned()));
+        first
+    }
+
+    /// Notes that Consul answers again, or is no longer asked; whether it now answers everybody.
+    fn answered(&self, watch: &str, part: &str) -> bool {
+        let mut silent = self.silent.lock().expect("no holder panics");
+        silent.remove(&(watch.to_owned(), part.to_owned())) && silent.is_empty()
+    }
+
+    fn record(&self, entry: impl FnOnce() -> Entry) {
+        let mut record = self.record.lock().expect("no holder panics");
+        if let Some(recorder) = &*record
+            && let Err(error) = recorder.add(&entry())
+        {
+            *record = None;
+            self.tell(Message::Warn(format!("nothing more is recorded: {error}")));
+        }
+    }
+}
+
 /// What was seen last.
 #[derive(Debug, Clone)]
 pub(crate) struct Observation {
@@ -93,13 +137,34 @@ enum Stop {
     Now(i32),
 }
 
+/// What keeps a part of a watch from being known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// Consul does not answer, which concerns all watches alike.
+    Outage,
+    /// A matter of this watch: a right, or the answer itself.
+    Own(Class),
+}
+
+impl Trouble {
+    fn of(error: &consul_client::Error) -> Trouble {
+        use consul_client::Error as E;
+        match (error, error.class()) {
+            (E::Unreachable { .. } | E::Timeout { .. } | E::NoLeader { .. } | E::Status { .. }, Class::Unavailable) => {
+                Trouble::Outage
+            }
+            (_, class) => Trouble::Own(class),
+        }
+    }
+}
+
 /// What readers and the runner of one watch share.
 #[derive(Debug)]
 pub(crate) struct Board {
     name: String,
     kind: Kind,
     fields: Vec<String>,
-    say: Sender<Message>,
+    common: Arc<Common>,
     inner: Mutex<Inner>,
     wake: Condvar,
 }
@@ -112,7 +177,7 @@ struct Inner {
     last_change: Instant,
     members: BTreeMap<String, Member>,
     generation: u64,
-    troubles: BTreeMap<String, Class>,
+    troubles: BTreeMap<String, Trouble>,
     stop: Stop,
 }
 
@@ -123,12 +188,12 @@ struct Member {
 }
 
 impl Board {
-    pub(crate) fn new(spec: &WatchSpec, say: Sender<Message>) -> Board {
+    pub(crate) fn new(spec: &WatchSpec, common: Arc<Common>) -> Board {
         Board {
             name: spec.name.clone(),
             kind: spec.subject.kind(),
             fields: spec.fields.clone(),
-            say,
+            common,
             inner: Mutex::new(Inner {
                 seen: None,
                 handled: 0,
@@ -153,6 +218,7 @@ impl Board {
     }
 
     fn post_locked(&self, inner: &mut Inner, payload: Value, index: u64) {
+        let events = (self.kind == Kind::Event).then(|| payload.clone());
         let payload = if self.kind == Kind::Event { joined(inner.seen.as_ref(), payload) } else { payload };
         let digest = payload::digest(Some(self.kind), &payload, &self.fields);
         let version = match &inner.seen {
@@ -160,17 +226,37 @@ impl Board {
             Some(seen) => seen.version + 1,
             None => 1,
         };
+        match &events {
+            Some(events) => self.record(events, &payload::digest(Some(self.kind), events, &[]), index),
+            None => self.record(&payload, &digest, index),
+        }
         inner.seen = Some(Observation { payload: Arc::new(payload), digest, index, version });
         inner.last_change = Instant::now();
         inner.first_change.get_or_insert(inner.last_change);
         self.wake.notify_all();
     }
 
+    fn record(&self, payload: &Value, digest: &str, index: u64) {
+        self.common.record(|| Entry {
+            v: 1,
+            name: self.name.clone(),
+            kind: Some(self.kind),
+            fields: self.fields.clone(),
+            index: Some(index),
+            digest: digest.to_owned(),
+            payload: format!("{payload}\n"),
+        });
+    }
+
     /// Says which services carry the tag; returns those that need a reader, with the number it must show.
     fn set_services(&self, names: &[String], index: u64) -> Vec<(String, u64)> {
         let mut inner = self.lock();
         inner.members.retain(|name, _| names.contains(name));
-        inner.troubles.retain(|part, _| !part.starts_with("service ") || names.iter().any(|name| part[8..] == **name));
+        let stale = |part: &String| part.starts_with("service ") && !names.iter().any(|name| part[8..] == **name);
+        let gone: Vec<String> = inner.troubles.keys().filter(|part| stale(part)).cloned().collect();
+        for part in gone {
+            self.fine_locked(&mut inner, &part);
+        }
         let mut fresh = Vec::new();
         for name in names {
             if !inner.members.contains_key(name) {
@@ -209,31 +295,57 @@ impl Board {
 
     /// Says loudly that a part of the watch is in trouble, unless the same is known of another part or of this one.
     pub(crate) fn trouble(&self, part: &str, error: &consul_client::Error) {
-        let class = error.class();
+        let trouble = Trouble::of(error);
         let mut inner = self.lock();
         if inner.stop != Stop::No {
             return;
         }
-        let known = inner.troubles.values().any(|other| *other == class);
-        inner.troubles.insert(part.to_owned(), class);
+        let before = inner.troubles.insert(part.to_owned(), trouble);
+        if before == Some(Trouble::Outage) && trouble != Trouble::Outage {
+            self.common.answered(&self.name, part);
+        }
+        let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        // That Consul does not answer concerns all watches alike: it is said once for the process.
+        if trouble == Trouble::Outage {
+            if self.common.silent(&self.name, part) {
+                let text = format!("unknown, the last state stays for all watches: {}{hint}", chain(error));
+                self.common.tell(Message::Warn(text));
+            }
+            return;
+        }
+        let known =
+            inner.troubles.iter().any(|(other, known)| *known == trouble && (other != part || before == Some(trouble)));
         if !known {
-            let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
             let text = format!("{}: unknown, the last state stays: {}{hint}", self.name, chain(error));
-            let _ = self.say.send(Message::Warn(text));
+            self.common.tell(Message::Warn(text));
         }
     }
 
     /// Takes back the trouble of a part.
     pub(crate) fn fine(&self, part: &str) {
-        let mut inner = self.lock();
-        if inner.troubles.remove(part).is_some() && inner.troubles.is_empty() {
-            let _ = self.say.send(Message::Recovered(format!("{}: Consul answers again", self.name)));
+        self.fine_locked(&mut self.lock(), part);
+    }
+
+    fn fine_locked(&self, inner: &mut Inner, part: &str) {
+        let others_are_silent_only = |inner: &Inner| inner.troubles.values().all(|trouble| *trouble == Trouble::Outage);
+        let told = match inner.troubles.remove(part) {
+            Some(Trouble::Outage) => self.common.answered(&self.name, part).then(|| "Consul answers again".to_owned()),
+            Some(_) => others_are_silent_only(inner).then(|| format!("{}: Consul answers again", self.name)),
+            None => None,
+        };
+        if let Some(text) = told {
+            self.common.tell(Message::Recovered(text));
         }
     }
 
     /// Tells everybody at this board to stop; a signal number ends the command too.
     pub(crate) fn stop(&self, signal: Option<i32>) {
-        self.lock().stop = signal.map_or(Stop::Leave, Stop::Now);
+        let mut inner = self.lock();
+        inner.stop = signal.map_or(Stop::Leave, Stop::Now);
+        for part in std::mem::take(&mut inner.troubles).into_keys() {
+            self.common.answered(&self.name, &part);
+        }
+        drop(inner);
         self.wake.notify_all();
     }
 
@@ -376,7 +488,7 @@ fn follow_tagged(reader: &Reader, tag: &str, passing: bool) {
                 };
                 while let Err(error) = start() {
                     let text = format!("{}: cannot follow {service}, trying again: {error}", board.name);
-                    let _ = board.say.send(Message::Warn(text));
+                    board.common.tell(Message::Warn(text));
                     if board.rest(Duration::from_secs(5)) {
                         return;
                     }
@@ -413,7 +525,7 @@ impl Reader {
                         Ok(()) => deliver(answer.value, answer.meta.index),
                         // An answer of another shape is no answer; that it comes again is paced below.
                         Err(error) => {
-                            let _ = self.board.say.send(Message::Warn(format!("{}: {error}", self.board.name)));
+                            self.board.common.tell(Message::Warn(format!("{}: {error}", self.board.name)));
                         }
                     }
                     if self.board.rest(pace.pause()) {
@@ -479,7 +591,7 @@ mod tests {
             run: vec!["true".into()],
         };
         let (say, heard) = channel();
-        (Arc::new(Board::new(&spec, say)), heard)
+        (Arc::new(Board::new(&spec, Arc::new(Common::new(say, None)))), heard)
     }
 
     const AT_ONCE: Debounce = Debounce { quiet: Duration::ZERO, at_most: Duration::ZERO };
@@ -556,6 +668,38 @@ mod tests {
         board.fine("");
         let told: Vec<Message> = heard.try_iter().collect();
         assert!(matches!(told.as_slice(), [Message::Warn(_), Message::Recovered(_)]), "{told:?}");
+    }
+
+    #[test]
+    fn an_outage_is_told_once_for_all_watches() {
+        let (say, heard) = channel();
+        let common = Arc::new(Common::new(say, None));
+        let named = |name: &str| WatchSpec {
+            name: name.into(),
+            subject: Subject::Nodes,
+            fields: Vec::new(),
+            debounce: Debounce::default(),
+            timeout: Duration::from_secs(1),
+            run: vec!["true".into()],
+        };
+        let boards: Vec<Board> = ["a", "b", "c"].map(|name| Board::new(&named(name), Arc::clone(&common))).into();
+        let down = || consul_client::Error::NoLeader { address: "x".into(), request: "y".into(), detail: "z".into() };
+        for board in boards.iter().chain(&boards) {
+            board.trouble("", &down());
+        }
+        boards[2].stop(None);
+        boards[0].fine("");
+        // One of them may not see what it asks for: that is its own matter.
+        boards[1].trouble("", &consul_client::Error::Denied { what: "x".into(), detail: "y".into() });
+        boards[0].trouble("", &down());
+        boards[0].fine("");
+        boards[1].fine("");
+        let told: Vec<String> = heard.try_iter().map(|message| format!("{message:?}")).collect();
+        assert_eq!(told.len(), 5, "{told:#?}");
+        assert!(told[0].starts_with("Warn(\"unknown, the last state stays for all watches"), "{told:#?}");
+        assert!(told[1].starts_with("Warn(\"b: unknown"), "{told:#?}");
+        assert!(told[2].contains("for all watches") && told[3] == "Recovered(\"Consul answers again\")", "{told:#?}");
+        assert_eq!(told[4], "Recovered(\"b: Consul answers again\")");
     }
 
     #[test]

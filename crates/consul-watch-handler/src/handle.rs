@@ -12,6 +12,7 @@ use crate::cli::Handle;
 use crate::command::{self, Cause, Ending};
 use crate::error::Error;
 use crate::payload::{self, Items, Kind};
+use crate::replay::{Entry, Recorder};
 use crate::source::{Subject, subject_hint};
 use crate::state::{State, Store};
 
@@ -41,6 +42,9 @@ pub fn run(options: &Handle, settings: &Settings, input: impl Read, io: &mut Io)
         payload::check(kind, &payload)?;
     }
     let index = std::env::var("CONSUL_INDEX").ok().and_then(|text| text.parse().ok());
+    if let Some(path) = &options.record {
+        record(path, &name, kind, index, &bytes, &payload, &options.fields, io);
+    }
     let handling = Handling { name: &name, kind, index, bytes: &bytes, options, settings, notes };
     if kind == Some(Kind::Event) {
         return handling.events(&payload, state, &store, io);
@@ -190,6 +194,34 @@ pub fn fresh_events(payload: &Value, state: &State) -> Value {
     Value::Array(
         events.iter().filter(|event| payload::event_id(event).is_some_and(|id| !seen.contains(id))).cloned().collect(),
     )
+}
+
+/// Adds a payload to a record. What cannot be recorded is handled all the same.
+#[expect(clippy::too_many_arguments, reason = "they are the fields of the entry")]
+fn record(
+    path: &std::path::Path,
+    name: &str,
+    kind: Option<Kind>,
+    index: Option<u64>,
+    bytes: &[u8],
+    payload: &Value,
+    fields: &[String],
+    io: &mut Io,
+) {
+    let entry = Entry {
+        v: 1,
+        name: name.to_owned(),
+        kind,
+        fields: fields.to_vec(),
+        index,
+        digest: payload::digest(kind, payload, fields),
+        payload: String::from_utf8_lossy(bytes).into_owned(),
+    };
+    let added = Recorder::open(path)
+        .and_then(|recorder| recorder.add(&entry).map_err(|source| Error::Write { path: path.to_owned(), source }));
+    if let Err(error) = added {
+        io.warn(format_args!("{name}: the payload is not recorded: {}", exit::chain(&error)));
+    }
 }
 
 fn given_subject(options: &Handle) -> Result<Option<Subject>, Error> {

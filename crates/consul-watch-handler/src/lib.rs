@@ -1,6 +1,6 @@
 //! Turns changes in Consul into the runs that are needed: one for each change that is real.
 //!
-//! `handle` is a handler for Consul's own watches; `watch` asks Consul itself and keeps many watches in one
+//! `handle` is a handler for Consul's own watches (`agent-config` makes their definitions); `watch` asks Consul itself and keeps many watches in one
 //! process. Both do the same with a payload ([`payload`]): they compare its digest with that of the last payload whose
 //! command succeeded ([`state`]), and run the command ([`command`]) if it differs.
 //!
@@ -13,9 +13,13 @@
 //! - Memory is bounded: payloads, remembered events, stacks.
 //! - `watch` reads while commands run, so a slow command loses no event; whatever happened meanwhile is one more run.
 //!
+//! `replay` decides once more about payloads that were recorded ([`replay`]).
+//!
 //! Exit codes of `handle`: the command's; 124 timed out, 125 own failure, 126 cannot run, 127 not found,
 //! 128 + n signal. Of `watch`: 0 ended by a signal, 2 usage, 65 configuration, 73 state directory.
+//! Of `replay`: 1 a command failed or a digest differs.
 
+pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod config;
@@ -23,6 +27,7 @@ pub mod error;
 mod follow;
 pub mod handle;
 pub mod payload;
+pub mod replay;
 mod runner;
 pub mod source;
 pub mod state;
@@ -46,8 +51,24 @@ pub fn run(cli: Cli, io: &mut Io) -> Result<u8, Failed> {
             let settings = Settings { file: Vec::new(), overrides };
             handle::run(&handle, &settings, std::io::stdin().lock(), io).map_err(Failed::of_wrapper)
         }
-        Action::Watch { config } => watch::run(&config, overrides, io).map_err(Failed::of_watch),
+        Action::Watch { config, record } => {
+            watch::run(&config, record.as_deref(), overrides, io).map_err(Failed::of_watch)
+        }
+        Action::AgentConfig { config } => agent_config(&config, io).map_err(Failed::of_watch),
+        Action::Replay(replay) => replay::run(&replay, io).map_err(Failed::of_watch),
     }
+}
+
+fn agent_config(path: &std::path::Path, io: &mut Io) -> Result<u8, Error> {
+    let config = config::load(path)?;
+    let program = std::env::current_exe().map_err(|source| Error::System { what: "tell my own path", source })?;
+    let definitions = agent::definitions(&config, &program)?;
+    for remark in &definitions.remarks {
+        io.warn(remark);
+    }
+    let text = serde_json::to_string_pretty(&definitions.value).expect("plain data has a JSON form");
+    io.out(format!("{text}\n")).map_err(Error::Stdout)?;
+    Ok(toolkit::exit::OK)
 }
 
 /// How to reach Consul: flags, then the environment, then a configuration file.

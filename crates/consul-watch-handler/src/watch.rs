@@ -20,7 +20,8 @@ use crate::Settings;
 use crate::command::GRACE;
 use crate::config::{self, Config, WatchSpec};
 use crate::error::Error;
-use crate::follow::{self, Board, Link, Message};
+use crate::follow::{self, Board, Common, Link, Message};
+use crate::replay::Recorder;
 use crate::runner::Runner;
 use crate::state::Store;
 
@@ -28,7 +29,7 @@ use crate::state::Store;
 ///
 /// # Errors
 /// The file, the settings of Consul, or the state directory cannot be used.
-pub fn run(path: &Path, overrides: Overrides, io: &mut Io) -> Result<u8, Error> {
+pub fn run(path: &Path, record: Option<&Path>, overrides: Overrides, io: &mut Io) -> Result<u8, Error> {
     let config = config::load(path)?;
     let store = Store::from_env()?;
     let link = Arc::new(Link::new(Settings { file: config.consul.clone(), overrides: overrides.clone() })?);
@@ -44,7 +45,8 @@ pub fn run(path: &Path, overrides: Overrides, io: &mut Io) -> Result<u8, Error> 
     })
     .map_err(|source| Error::System { what: "start a thread", source })?;
 
-    let mut fleet = Fleet { config, overrides, link, store, say, running: Vec::new(), leaving: Vec::new() };
+    let common = Arc::new(Common::new(say.clone(), record.map(Recorder::open).transpose()?));
+    let mut fleet = Fleet { config, overrides, link, store, say, common, running: Vec::new(), leaving: Vec::new() };
     fleet.start_missing()?;
     io.note(format_args!("{} watches of {}", fleet.running.len(), path.display()));
     let mut hangups = 0;
@@ -83,6 +85,7 @@ struct Fleet {
     link: Arc<Link>,
     store: Store,
     say: Sender<Message>,
+    common: Arc<Common>,
     running: Vec<Running>,
     /// Runners of watches that are no longer wanted and whose command still runs.
     leaving: Vec<Running>,
@@ -101,7 +104,7 @@ impl Fleet {
             if self.running.iter().any(|running| running.spec == *spec) {
                 continue;
             }
-            let board = Arc::new(Board::new(spec, self.say.clone()));
+            let board = Arc::new(Board::new(spec, Arc::clone(&self.common)));
             let runner = Runner::new(
                 spec.clone(),
                 Arc::clone(&board),

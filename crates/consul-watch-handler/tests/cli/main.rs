@@ -1,6 +1,8 @@
 //! The real binary against a small Consul.
 
+mod agent;
 mod handle;
 mod harness;
 mod real;
+mod stream;
 mod watch;
