@@ -115,7 +115,7 @@ machine_join_cgroups() {
 }
 
 machine_boot() {
-    local node=$1 dir=$state/$1 pid child supervisor
+    local node=$1 dir=$state/$1 pid supervisor
     ! machine_pid "$node" >/dev/null || return 0
     rm -f "$dir/init"
     machine_make_cgroups "$node"
@@ -140,20 +140,45 @@ machine_boot() {
     supervisor=$!
     local attempt
     for attempt in $(seq 200); do
-        for pid in $(pgrep -P "$supervisor" 2>/dev/null); do
-            for child in $pid $(pgrep -P "$pid" 2>/dev/null); do
-                if [ "$(readlink "/proc/$child/ns/pid" 2>/dev/null)" != "$(readlink /proc/self/ns/pid)" ] && [ -e "/proc/$child/ns/pid" ]; then
-                    printf '%s %s\n' "$child" "$(machine_start_time "$child")" >"$dir/init.new"
-                    mv "$dir/init.new" "$dir/init"
-                    return 0
-                fi
-            done
+        for pid in $(machine_descendants "$supervisor"); do
+            if [ "$(readlink "/proc/$pid/ns/pid" 2>/dev/null)" != "$(readlink /proc/self/ns/pid)" ] && [ -e "/proc/$pid/ns/pid" ]; then
+                printf '%s %s\n' "$pid" "$(machine_start_time "$pid")" >"$dir/init.new"
+                mv "$dir/init.new" "$dir/init"
+                return 0
+            fi
         done
         kill -0 "$supervisor" 2>/dev/null || break
         sleep 0.05
     done
+    machine_kill_leftovers "$node"
     tail -n 5 "$dir/console.log" >&2
-    die 1 "$node did not boot (attempt $attempt); log: $dir/console.log"
+    die 1 "$node did not boot in $((attempt / 20)) s; log: $dir/console.log"
+}
+
+# The children of a process and theirs, nearest first: between `script` and the node's init stand as many
+# as the shell and nsenter make of it.
+machine_descendants() {
+    local level=$1 depth
+    for depth in 1 2 3 4 5 6; do
+        level=$(for parent in $level; do pgrep -P "$parent" || true; done)
+        [ -n "$level" ] || return 0
+        printf '%s\n' "$level"
+    done
+}
+
+# Kills whatever is in the node's cgroups: a node whose record was lost must not live on.
+machine_kill_leftovers() {
+    local group pids attempt
+    for attempt in $(seq 50); do
+        pids=$(for group in $(machine_cgroups "$1"); do
+            [ ! -d "$group" ] || find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null
+        done | sort -u | grep -v '^0$' || true)
+        [ -n "$pids" ] || return 0
+        # shellcheck disable=SC2086 # a list of numbers
+        kill -KILL $pids 2>/dev/null || true
+        sleep 0.1
+    done
+    die 1 "$1: processes that do not die (attempt $attempt): $pids"
 }
 
 machine_exec() {
@@ -162,7 +187,7 @@ machine_exec() {
     pid=$(machine_pid "$node") || die 1 "$node is not running; next: stk-local up $node"
     (
         machine_join_cgroups "$node"
-        exec nsenter --target "$pid" --all --wdns=/ -- /usr/bin/env -i \
+        exec nsenter --target "$pid" --all --root --wdns=/ -- /usr/bin/env -i \
             PATH=/opt/stacktira/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" DEBIAN_FRONTEND=noninteractive \
             CONSUL_HTTP_ADDR=127.0.0.1:8500 "$@" 9>&-
@@ -197,6 +222,7 @@ machine_halt() {
 machine_remove() {
     local node=$1 group
     machine_crash "$node"
+    machine_kill_leftovers "$node"
     local attempt
     for attempt in $(seq 50); do
         ! mountpoint -q "$state/$node/root" || umount "$state/$node/root" 2>/dev/null || { sleep 0.1; continue; }
