@@ -81,3 +81,31 @@ fn build(profile: &Path) {
     let built = cargo.status().expect("cargo can be run");
     assert!(built.success(), "the tools cannot be built; STACKTIRA_BINARIES names a directory with others");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_fresh_while_no_source_is_newer() {
+        let place = std::env::temp_dir().join(format!("integration-tests-{}", std::process::id()));
+        std::fs::create_dir_all(&place).expect("a temporary directory can be made");
+        let [source, binary] = ["source.rs", "tool"].map(|name| place.join(name));
+        let age = |path: &Path, seconds: u64| {
+            let file = std::fs::File::create(path).expect("a temporary file can be made");
+            let time = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+            file.set_modified(time).expect("times can be set");
+        };
+        age(&source, 20);
+        age(&binary, 10);
+        assert!(!is_fresh(&binary), "without a dependency file nobody knows");
+        let dependencies = format!("{}: {}\n", binary.display(), source.display());
+        std::fs::write(place.join("tool.d"), dependencies).expect("a temporary file can be made");
+        assert!(is_fresh(&binary));
+        age(&source, 5);
+        assert!(!is_fresh(&binary));
+        std::fs::remove_file(&source).expect("it was made above");
+        assert!(!is_fresh(&binary));
+        std::fs::remove_dir_all(&place).expect("it was made above");
+    }
+}

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, Run, has, until};
 
@@ -205,7 +206,7 @@ fn a_watcher_without_consul_says_so_and_goes_on() {
     bench.write("watch.yaml", "watches:\n- {name: a, type: key, key: k, run: ['/none/command']}\n");
     let watch = bench.start(bench.command("consul-watch-handler", ["watch", "watch.yaml"]), "watch.err");
     until("it is said", || watch.said().contains(AWAY));
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     let said = watch.said();
     assert_eq!(said.lines().filter(|line| line.contains(AWAY)).count(), 1, "{said}");
     assert!(said.starts_with("consul-watch-handler: warning: "), "{said}");
@@ -272,6 +273,43 @@ fn consul_is_away() {
     bench.write("big", big);
     let run = bench.sh("consul-kv put k < big");
     refused("consul-kv", "put k", &run, 65, &["k", "512 KiB"]);
+}
+
+/// A Consul, or a cloud, that takes the connection and never answers is as good as none.
+#[test]
+fn who_never_answers_is_given_up() {
+    let silent = test_support::consul::FakeConsul::start();
+    silent.fault("", test_support::consul::Fault::Hang);
+    let address = silent.address();
+    let mut bench = Bench::new();
+    bench.set("CONSUL_HTTP_ADDR", &address);
+    bench.set("STACKTIRA_METADATA_URL", &silent.url());
+    let level = "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera/}}\n";
+    bench.write("hiera.yaml", level);
+    let start = Instant::now();
+    let all = [
+        "consul-kv get k",
+        "consul-kv put k v",
+        "consul-kv list k",
+        "consul-kv wait --timeout 2s k",
+        "consul-elect once db",
+        "consul-elect show db",
+        "hiera-consul lookup --hiera_config hiera.yaml k",
+        "node-metadata get --timeout 2s role",
+    ]
+    .map(|words| {
+        let (tool, rest) = words.split_once(' ').unwrap();
+        let mut command = bench.command(tool, rest.split(' '));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        (tool, rest, child)
+    });
+    for (tool, rest, child) in all {
+        let run = Run::from(child.wait_with_output().unwrap());
+        let says: Vec<&str> = run.err.lines().filter(|line| line.contains("error: ")).collect();
+        assert!(run.code == 69 && run.out.is_empty(), "{tool} {rest}: {run:?}");
+        assert!(says.len() == 1 && says[0].contains(&address), "{tool} {rest}: {run:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
 }
 
 #[test]

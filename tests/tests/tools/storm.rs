@@ -46,20 +46,27 @@ fn idle(bench: &Bench) -> bool {
     status["running"].is_null() && status["pending"] == json!(0)
 }
 
+/// A command that notes when it began, what it read from Consul, and when it ended.
+fn converge(bench: &Bench) -> String {
+    let log = bench.text("runs");
+    let url = bench.text("url");
+    bench.script(
+        "converge.sh",
+        &format!(
+            "set -e\nexport CONSUL_HTTP_ADDR=$(cat {url})\nstart=$(date +%s%N)\nvalue=$(consul-kv get app/k)\n\
+             sleep 0.2\necho \"$start $value $(date +%s%N)\" >> {log}"
+        ),
+    )
+}
+
 #[test]
 fn a_storm_of_writes_becomes_few_runs_and_the_last_one_sees_the_last_value() {
     let Some(consul) = RealConsul::start(&json!({})) else { return };
     let url = consul.url();
     let mut bench = Bench::new();
     bench.set("CONSUL_HTTP_ADDR", &url);
-    let log = bench.text("runs");
-    let converge = bench.script(
-        "converge.sh",
-        &format!(
-            "set -e\nstart=$(date +%s%N)\nvalue=$(consul-kv get app/k)\nsleep 0.2\n\
-             echo \"$start $value $(date +%s%N)\" >> {log}"
-        ),
-    );
+    bench.write("url", &url);
+    let converge = converge(&bench);
     let config = bench.write(
         "watch.yaml",
         format!(
@@ -111,4 +118,91 @@ fn a_storm_of_writes_becomes_few_runs_and_the_last_one_sees_the_last_value() {
     until("the change meanwhile", || runs(&bench).last().is_some_and(|run| run.value == "52") && idle(&bench));
     assert_eq!(watcher.end(), 0);
     assert_eq!(runs(&bench).len(), all.len() + 2);
+}
+
+/// A watcher that is killed at any moment has either asked for the run or asks for it when it is back.
+#[test]
+fn a_killed_watcher_loses_no_change() {
+    let Some(consul) = RealConsul::start(&json!({})) else { return };
+    let url = consul.url();
+    let mut bench = Bench::new();
+    bench.set("CONSUL_HTTP_ADDR", &url);
+    bench.write("url", &url);
+    let converge = converge(&bench);
+    let config = bench.write(
+        "watch.yaml",
+        format!(
+            "max_wait: 2s\nwatches:\n- {{name: k, type: key, key: app/k, debounce: 10ms..50ms, \
+             run: [ts, -Q, site, '{converge}']}}\n"
+        ),
+    );
+    for round in 0..8_u64 {
+        let value = format!("v{round}");
+        let watcher = bench.start(bench.command("consul-watch-handler", ["watch", &config]), "watch.err");
+        std::thread::sleep(Duration::from_millis(60));
+        put(&url, "app/k", &value);
+        std::thread::sleep(Duration::from_millis(13 * round));
+        // Dropped: killed, without a chance to say anything.
+        drop(watcher);
+    }
+    let watcher = bench.start(bench.command("consul-watch-handler", ["watch", &config]), "watch.err");
+    until("the last value", || runs(&bench).last().is_some_and(|run| run.value == "v7") && idle(&bench));
+    let all = runs(&bench);
+    assert!(all.windows(2).all(|pair| pair[0].end <= pair[1].start), "two runs at the same time");
+    assert!(all.windows(2).all(|pair| pair[0].value <= pair[1].value), "an old value after a newer one");
+    assert_eq!(watcher.end(), 0);
+}
+
+/// Consul's own watches may call the handler instead of the watcher.
+#[test]
+fn watches_of_the_agent_ask_for_the_same_runs() {
+    let bench = Bench::new();
+    let converge = converge(&bench);
+    let tool = |name: &str| integration_tests::tool(name).to_str().unwrap().to_owned();
+    let setting = |name: &str| format!("{name}={}", bench.setting(name));
+    let args = json!([
+        "/usr/bin/env",
+        setting("PATH"),
+        setting("STACKTIRA_WATCH_DIR"),
+        setting("TS_DIR"),
+        setting("TS_SCOPE"),
+        // Nobody confirms that nothing is there, as long as the key is missing.
+        "CONSUL_HTTP_ADDR=127.0.0.1:1",
+        tool("consul-watch-handler"),
+        "handle",
+        "--name",
+        "k",
+        "--type",
+        "key",
+        "--",
+        tool("ts"),
+        "-Q",
+        "site",
+        converge,
+    ]);
+    let watch = json!({"type": "key", "key": "app/k", "handler_type": "script", "args": args});
+    let Some(consul) = RealConsul::start(&json!({"watches": [watch]})) else { return };
+    let url = consul.url();
+    bench.write("url", &url);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(runs(&bench).len(), 0, "an absence that is not confirmed is no change");
+    put(&url, "app/k", "0");
+    until("the first value", || runs(&bench).len() == 1 && idle(&bench));
+    for number in 1..=20 {
+        put(&url, "app/k", &number.to_string());
+    }
+    let written = nanoseconds();
+    until("the last value", || runs(&bench).last().is_some_and(|run| run.value == "20") && idle(&bench));
+    std::thread::sleep(Duration::from_millis(500));
+    let all = runs(&bench);
+    assert!(all.len() <= 6, "{} runs for 20 writes at once", all.len() - 1);
+    assert!(all.last().unwrap().start > written, "the last run started before the last write");
+    // The index moves, the value does not.
+    for _ in 0..3 {
+        put(&url, "app/k", "20");
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(idle(&bench));
+    assert_eq!(runs(&bench).len(), all.len(), "the same value is no change");
 }
