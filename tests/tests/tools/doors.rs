@@ -174,6 +174,8 @@ fn watch_files_and_payloads() {
         &bench,
         &[
             door("consul-watch-handler watch none.yaml", 65, &["none.yaml"]),
+            door("consul-watch-handler agent-config none.yaml", 65, &["none.yaml"]),
+            door("consul-watch-handler agent-config type.yaml", 65, &["type.yaml:2:19", "kye"]),
             door("consul-watch-handler watch /proc", 65, &["/proc"]),
             door("consul-watch-handler watch broken.yaml", 65, &["broken.yaml:"]),
             door("consul-watch-handler watch type.yaml", 65, &["type.yaml:2:19", "kye"]),
@@ -381,7 +383,7 @@ fn mirrors_and_packages() {
             door("mirror-sync --config unwritable.yaml sync", 73, &["/proc/none"]),
             door("mirror-sync keygen --out /proc/none/a --public b", 73, &["/proc/none/a"]),
             door("mirror-sync --config fine.yaml serve --listen nowhere", 2, &["--listen", "nowhere"]),
-            door("mirror-sync --config fine.yaml serve --listen 203.0.113.1:80", 69, &["203.0.113.1:80"]),
+            door("mirror-sync --config fine.yaml serve --listen 203.0.113.1:8080", 69, &["203.0.113.1:8080"]),
             door("mirror-sync --config node.yaml apply", 69, &["http://127.0.0.1:1/"]),
             door("mirror-sync --config nokey.yaml apply", 65, &["/none/site.gpg"]),
         ],

@@ -153,35 +153,28 @@ fn a_killed_watcher_loses_no_change() {
     assert_eq!(watcher.end(), 0);
 }
 
-/// Consul's own watches may call the handler instead of the watcher.
+/// Consul's own watches may call the handler instead of the watcher, as `agent-config` says.
 #[test]
 fn watches_of_the_agent_ask_for_the_same_runs() {
     let bench = Bench::new();
     let converge = converge(&bench);
-    let tool = |name: &str| integration_tests::tool(name).to_str().unwrap().to_owned();
-    let setting = |name: &str| format!("{name}={}", bench.setting(name));
-    let args = json!([
-        "/usr/bin/env",
-        setting("PATH"),
-        setting("STACKTIRA_WATCH_DIR"),
-        setting("TS_DIR"),
-        setting("TS_SCOPE"),
-        // Nobody confirms that nothing is there, as long as the key is missing.
-        "CONSUL_HTTP_ADDR=127.0.0.1:1",
-        tool("consul-watch-handler"),
-        "handle",
-        "--name",
-        "k",
-        "--type",
-        "key",
-        "--",
-        tool("ts"),
-        "-Q",
-        "site",
-        converge,
-    ]);
-    let watch = json!({"type": "key", "key": "app/k", "handler_type": "script", "args": args});
-    let Some(consul) = RealConsul::start(&json!({"watches": [watch]})) else { return };
+    let config = bench.write(
+        "watch.yaml",
+        format!("watches:\n- {{name: k, type: key, key: app/k, run: [ts, -Q, site, '{converge}']}}\n"),
+    );
+    let printed = bench.run("consul-watch-handler", ["agent-config", &config]).is(0).out;
+    let mut definitions: Value = serde_json::from_str(&printed).unwrap();
+    // The agent's own environment is another one than this test's.
+    let command = definitions["watches"][0]["args"].as_array_mut().unwrap();
+    let mut settings: Vec<Value> = vec![json!("/usr/bin/env")];
+    settings.extend(["PATH", "STACKTIRA_WATCH_DIR", "TS_DIR", "TS_SCOPE"].map(|name| {
+        let value = bench.setting(name);
+        json!(format!("{name}={value}"))
+    }));
+    // Nobody confirms that nothing is there, as long as the key is missing.
+    settings.push(json!("CONSUL_HTTP_ADDR=127.0.0.1:1"));
+    command.splice(0..0, settings);
+    let Some(consul) = RealConsul::start(&definitions) else { return };
     let url = consul.url();
     bench.write("url", &url);
     std::thread::sleep(Duration::from_millis(500));
