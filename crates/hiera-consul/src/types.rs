@@ -3,6 +3,9 @@
 use crate::error::Error;
 use crate::value::Value;
 
+/// The longest list that a number is converted to.
+const LONGEST_RANGE: i64 = 1_000_000;
+
 /// A type that a value can be checked against.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Type {
@@ -247,6 +250,8 @@ pub fn convert(target: &Value, value: Value) -> Result<Value, Error> {
             Value::Hash(hash) => Ok(Value::Array(hash.into_iter().map(|(k, v)| Value::Array(vec![k, v])).collect())),
             Value::String(text) => Ok(Value::Array(text.chars().map(|c| Value::String(c.to_string())).collect())),
             Value::Null => Ok(Value::Array(Vec::new())),
+            // A number is iterated over.
+            Value::Int(n @ 0..=LONGEST_RANGE) => Ok(Value::Array((0..n).map(Value::Int).collect())),
             other => Err(bad(&other)),
         },
         ("Integer", [], value) => match value {
@@ -282,10 +287,18 @@ pub fn convert(target: &Value, value: Value) -> Result<Value, Error> {
             other => Err(bad(&other)),
         },
         ("String", [], value) => match value {
-            Value::String(_) | Value::Int(_) | Value::Big(_) | Value::Bool(_) | Value::Float(_) => {
-                Ok(Value::String(value.to_text()))
+            Value::Float(f) if f.is_finite() => Ok(Value::String(format!("{f:.6}"))),
+            Value::Float(f) => Ok(Value::String(if f.is_nan() {
+                "NaN".to_owned()
+            } else {
+                if f > 0.0 { "Inf" } else { "-Inf" }.to_owned()
+            })),
+            Value::Array(_) | Value::Hash(_) => {
+                let mut out = String::new();
+                puppet_text(&value, &mut out);
+                Ok(Value::String(out))
             }
-            other => Err(bad(&other)),
+            other => Ok(Value::String(other.to_text())),
         },
         _ => Err(Error::data(format!("conversion to {} is not supported", target.to_text()))),
     }
@@ -310,6 +323,68 @@ fn parse_integer(text: &str) -> Option<i64> {
         return None;
     }
     i64::from_str_radix(digits, radix).ok()?.checked_mul(sign)
+}
+
+/// Writes a value as Puppet writes it inside of a collection.
+fn puppet_text(value: &Value, out: &mut String) {
+    match value {
+        Value::Null => out.push_str("undef"),
+        Value::String(text) => puppet_quote(text, out),
+        Value::Array(list) => {
+            out.push('[');
+            for (at, item) in list.iter().enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                puppet_text(item, out);
+            }
+            out.push(']');
+        }
+        Value::Hash(hash) => {
+            out.push('{');
+            for (at, (key, item)) in hash.iter().enumerate() {
+                out.push_str(if at > 0 { ", " } else { "" });
+                puppet_text(key, out);
+                out.push_str(" => ");
+                puppet_text(item, out);
+            }
+            out.push('}');
+        }
+        other => out.push_str(&other.inspect()),
+    }
+}
+
+fn puppet_quote(text: &str, out: &mut String) {
+    if text.chars().any(|c| c < ' ') {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '\t' => out.push_str("\\t"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '"' | '$' | '\\' => out.extend(['\\', c]),
+                c if c < ' ' => out.push_str(&format!("\\u{{{:X}}}", u32::from(c))),
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+        return;
+    }
+    out.push('\'');
+    let mut escaped = false;
+    for c in text.chars() {
+        match c {
+            _ if escaped => {
+                out.extend(['\\', c]);
+                escaped = false;
+            }
+            '\'' => out.push_str("\\'"),
+            '\\' => escaped = true,
+            c => out.push(c),
+        }
+    }
+    if escaped {
+        out.push('\\');
+    }
+    out.push('\'');
 }
 
 #[cfg(test)]
