@@ -59,20 +59,35 @@ pub trait Failure: std::error::Error {
 /// Prints what clap answered: help and version to stdout with code 0, anything else to stderr with `code`.
 #[must_use]
 pub fn usage(error: &clap::Error, code: u8) -> ExitCode {
-    // A closed pipe is the only way this can fail, and then nobody is there to be told.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(code) } else { ExitCode::SUCCESS }
+    match error.print() {
+        // Help that could not be printed was not given. A reader who has gone away had enough.
+        Err(failure) if failure.kind() != std::io::ErrorKind::BrokenPipe && !error.use_stderr() => {
+            ExitCode::from(CANT_CREATE)
+        }
+        _ if error.use_stderr() => ExitCode::from(code),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Turns the result of a tool into its exit status, saying what failed on stderr.
 pub fn finish<E: Failure>(result: Result<u8, E>, io: &mut Io) -> ExitCode {
+    finish_as(result, io, CANT_CREATE)
+}
+
+/// As [`finish`], for a wrapper: all codes but its own belong to its child, so that output which cannot be
+/// written is [`WRAPPER`] too.
+pub fn finish_wrapper<E: Failure>(result: Result<u8, E>, io: &mut Io) -> ExitCode {
+    finish_as(result, io, WRAPPER)
+}
+
+fn finish_as<E: Failure>(result: Result<u8, E>, io: &mut Io, unwritable: u8) -> ExitCode {
     let flushed = io.flush();
     match (result, flushed) {
         (Ok(code), Ok(())) => ExitCode::from(code),
         (Ok(code), Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(code),
         (Ok(_), Err(error)) => {
             io.error(format_args!("cannot write the output: {error}"));
-            ExitCode::from(CANT_CREATE)
+            ExitCode::from(unwritable)
         }
         (Err(error), _) if error.is_closed_pipe() => ExitCode::SUCCESS,
         (Err(error), _) => {
