@@ -67,7 +67,7 @@ case ${1:-} in
     '')
         mirror consul
         if systemd_running; then
-            retry 300 "$bin/consul-kv" list stacktira/ >/dev/null 2>&1 || [ $? -eq 1 ] || die 69 "Consul has no leader after 300 s"
+            retry 300 consul_answers || die 69 "Consul has no leader after 300 s"
             channel=$(meta mirror_channel stable)
             "$bin/consul-kv" get "stacktira/mirror/channel/$channel" >/dev/null 2>&1 ||
                 retry 120 "$bin/mirror-sync" --config "$config" promote "$(json_get "$state_dir/mirror/pub/channel/$channel.json" snapshot)" --channel "$channel"

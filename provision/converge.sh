@@ -50,6 +50,9 @@ remember() {
     mv -f "$history.new" "$history"
 }
 
+# `ts` ends a run at its time limit, people with `ts -k`; what is published must not say "running" for ever.
+trap 'fail "this run, which was told to end," 143' TERM INT
+
 rm -f "$summary"
 last=$(sed -n 's/.*"exit_code": \([0-9]*\).*"duration": \([0-9]*\).*/\1 \2/p' "$record" 2>/dev/null || true)
 [ -n "$last" ] || last='null null'
@@ -75,13 +78,11 @@ case $code in
 esac
 
 # A run that cannot see Consul must not start: an empty answer would empty configuration.
-code=0
-retry 60 consul-kv list stacktira/ >/dev/null 2>&1 || code=$?
-case $code in 0 | 1) ;; *) fail "waiting for Consul" $code ;; esac
+retry 60 consul_answers || fail "waiting for Consul" $?
 
 # Work that is to be done once in the cluster belongs to one node of the role, chosen for good.
 code=0
-election=$(hiera-consul lookup --render-as s stacktira::elect 2>/dev/null) || code=$?
+election=$(hiera-consul lookup --render-as s stacktira::elect) || code=$?
 case $code in
     0) consul-elect once "$election" >/dev/null || fail "consul-elect once $election" $? ;;
     1) ;;

@@ -246,6 +246,9 @@ impl Failure for Error {
             | Self::Manifest(ManifestError::At { hint, .. } | ManifestError::Override { hint, .. }) => hint.clone(),
             Self::Source { cause, .. } => cause.hint(),
             Self::NotSynced { .. } => Some("run `mirror-sync sync`".into()),
+            Self::Consul { code, .. } if *code == exit::UNAVAILABLE => {
+                Some("nothing was changed; see that the agent runs and has a leader, then run it again".into())
+            }
             Self::NoSnapshot { .. } => Some("`mirror-sync list` shows the snapshots".into()),
             Self::Busy { .. } => Some("try again when it is done".into()),
             Self::Moved { .. } => Some("look at `mirror-sync list`, then try again".into()),
