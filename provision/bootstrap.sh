@@ -187,8 +187,14 @@ step tools
 install_tools
 step facts
 write_facts
-step consul
-"$here/consul.sh"
+if [ -n "$(meta consul_join '')" ]; then
+    step consul
+    "$here/consul.sh"
+else
+    # A mirror that serves several clusters belongs to none of them.
+    [ "$role" = build ] || die 69 "the metadata has no consul_join: the addresses of Consul's servers"
+    log "no consul_join: this node serves packages and git, and is in no cluster"
+fi
 [ -n "$provisioner" ] || provisioner=$(meta provisioner puppet)
 [ ! -x "$here/$role.sh" ] || provisioner=$role
 printf '%s' "$provisioner" | grep -Eqx '[a-z][a-z0-9_-]*' || die 2 "'$provisioner' is no name of a provisioner"

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The build node: packages and git of the whole cluster, as signed snapshots, served over HTTP.
 #   build.sh mirror   makes the first snapshot and serves it (before this node has any package source)
-#   build.sh          the provisioner of the role: records the channel in Consul, then Puppet as everywhere
+#   build.sh          the provisioner of the role: records the channel in Consul, then Puppet as everywhere;
+#                     a mirror that is in no cluster (no consul_join) is done when it serves
 set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
@@ -65,6 +66,10 @@ mirror() {
 case ${1:-} in
     mirror) mirror ;;
     '')
+        if [ -z "$(meta consul_join '')" ]; then
+            mirror
+            exit 0
+        fi
         mirror consul
         if systemd_running; then
             retry 300 consul_answers || die 69 "Consul has no leader after 300 s"

@@ -114,6 +114,11 @@ printf '{"snapshot":"../../etc"}\n' >"$scratch/web/channel/stable.json"
 fails_with 69 "a channel that names no snapshot is refused" bootstrap
 
 fresh
+metadata '"role": "hyper", "internal_interface": "lan0", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY"'
+fails_with 69 "a node of a cluster needs Consul's servers" bootstrap --provisioner none
+says "and is told which key" 'no consul_join'
+
+fresh
 metadata '"role": "infra", "internal_interface": "lo", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "consul_join": "192.0.2.31"'
 fails_with 69 "an interface without an address" bootstrap --provisioner none
 says "is named" "interface 'lo' has no usable address"
