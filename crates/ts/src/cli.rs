@@ -167,8 +167,8 @@ pub struct Cli {
     #[arg(long, hide = true, group = "mode", conflicts_with = "command")]
     pub lead: bool,
     /// Stand by for the leader, holding the lock that is stdin; for ts itself
-    #[arg(long, hide = true, group = "mode", conflicts_with = "command")]
-    pub heir: bool,
+    #[arg(long, value_name = "DEATHS", hide = true, group = "mode", conflicts_with = "command")]
+    pub heir: Option<u32>,
     /// How much is said.
     #[command(flatten)]
     pub verbosity: Verbosity,

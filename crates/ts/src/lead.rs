@@ -35,6 +35,8 @@ use crate::why;
 
 /// Longest sleep of a leader, after which it looks whether its page is still the one.
 const NAP: Duration = Duration::from_secs(60);
+/// Leaders that may die in a row before no heir is made any more; the next call makes one again.
+const DEATHS: u32 = 8;
 /// How long an heir steps aside for somebody who can record nothing and asks for the lock.
 const ASIDE: Duration = Duration::from_millis(100);
 /// Longest wait for an agent of Puppet, where the run itself has no limit.
@@ -44,7 +46,7 @@ const AGENT_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts a background leader that holds the lock from then on; ours can be dropped.
 pub(crate) fn spawn_background(queue: &Queue, lock: &QueueLock) -> Result<(), Error> {
-    spawn(queue, lock, "--lead").map_err(Error::system("start a background leader"))
+    spawn(queue, lock, &["--lead"]).map_err(Error::system("start a background leader"))
 }
 
 /// Sees to it that somebody waits to lead in case whoever leads is killed.
@@ -54,7 +56,9 @@ pub(crate) fn spawn_background(queue: &Queue, lock: &QueueLock) -> Result<(), Er
 /// means to leave if nothing is to be done. With that, one kill loses nobody time; what two lose, the next call finds.
 pub(crate) fn ensure_heir(queue: &Queue, io: &mut Io) {
     let made = QueueLock::try_take(&queue.places.runs()).and_then(|lock| match lock {
-        Some(lock) => spawn(queue, &lock, "--heir"),
+        // What kills one leader after the other is not to be fed for ever.
+        Some(lock) if queue.deaths < DEATHS => spawn(queue, &lock, &["--heir", &(queue.deaths + 1).to_string()]),
+        Some(_) => Err(std::io::Error::other(format!("{DEATHS} leaders have died without a run that ended"))),
         None => Ok(()),
     });
     if let Err(error) = made {
@@ -62,11 +66,11 @@ pub(crate) fn ensure_heir(queue: &Queue, io: &mut Io) {
     }
 }
 
-fn spawn(queue: &Queue, lock: &QueueLock, role: &str) -> std::io::Result<()> {
+fn spawn(queue: &Queue, lock: &QueueLock, role: &[&str]) -> std::io::Result<()> {
     // The path may be gone after an upgrade; the running image never is.
     let own = std::env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
-    command.arg0("ts").args([role, "-Q", queue.name().as_str()]);
+    command.arg0("ts").args(role).args(["-Q", queue.name().as_str()]);
     command.env_clear().env("TS_DIR", queue.places.root.path()).current_dir("/");
     if let Some(choice) = std::env::var_os("TS_SCOPE") {
         command.env("TS_SCOPE", choice);
@@ -92,7 +96,8 @@ pub(crate) fn background(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
 }
 
 /// The life of an heir: a leader's, once nobody else leads.
-pub(crate) fn heir(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
+pub(crate) fn heir(mut queue: Queue, deaths: u32, io: &mut Io) -> Result<u8, Error> {
+    queue.deaths = deaths;
     let standing_by = given_lock(&queue.places.runs())?;
     go_to_background(io)?;
     let lock = loop {
@@ -153,6 +158,7 @@ pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Resul
         match due {
             Due::Kicked(slot) | Due::Retry(slot) => {
                 let ended = run_slot(queue, slot, due, None, io)?;
+                queue.deaths = 0;
                 if let Some(signal) = ended.interrupted {
                     io.note(format_args!("ended by {signal}"));
                     return lock.release().map_err(Error::system("unlock the queue"));

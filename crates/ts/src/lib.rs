@@ -64,8 +64,8 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     if cli.lead {
         return lead::background(Queue::open(places)?, io);
     }
-    if cli.heir {
-        return lead::heir(Queue::open(places)?, io);
+    if let Some(deaths) = cli.heir {
+        return lead::heir(Queue::open(places)?, deaths, io);
     }
     if cli.status {
         let value = status::status(&places)?;

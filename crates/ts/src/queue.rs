@@ -55,6 +55,8 @@ pub(crate) enum Due {
 pub(crate) struct Queue {
     pub(crate) places: Places,
     pub(crate) page: Page,
+    /// How many leaders died in a row before us, as far as we know: an heir is told.
+    pub(crate) deaths: u32,
 }
 
 impl Queue {
@@ -62,7 +64,7 @@ impl Queue {
     pub(crate) fn open(places: Places) -> Result<Queue, Error> {
         places.prepare()?;
         let page = Page::open(&places)?;
-        Ok(Queue { places, page })
+        Ok(Queue { places, page, deaths: 0 })
     }
 
     /// Looks at a queue without making anything; `None` when this boot has not seen it.
@@ -70,7 +72,7 @@ impl Queue {
         if !places.exists()? {
             return Ok(None);
         }
-        Ok(Page::look(&places)?.map(|page| Queue { places, page }))
+        Ok(Page::look(&places)?.map(|page| Queue { places, page, deaths: 0 }))
     }
 
     /// Maps the page that has the name now, if ours has lost it.

@@ -32,13 +32,14 @@ pub(crate) fn note(places: &Places, ticket: Ticket, reason: &str) {
     let line = format!("{} {} {} {reason}\n", ticket.slot, ticket.seq, sys::unix_ms());
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     // One write, so lines of several kickers do not mix. Without space there is no note, and all the same a kick.
-    let _ = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(path)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
+    let _ =
+        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path).and_then(|mut file| {
+            match file.metadata()?.len() {
+                // Nobody starts it anew while the queue is disabled.
+                length if length > 16 * NOTES_BYTES => Ok(()),
+                _ => file.write_all(line.as_bytes()),
+            }
+        });
 }
 
 /// Starts the notes anew if they have grown. Holder of the lock only.
@@ -67,8 +68,7 @@ fn notes(places: &Places) -> Vec<Note> {
     let mut text = Vec::new();
     for path in files(places) {
         if let Ok(file) = crate::dir::open_read(&path) {
-            // Kicks during a long run may make the file larger than where it is started anew.
-            let _ = file.take(64 * NOTES_BYTES).read_to_end(&mut text);
+            let _ = file.take(17 * NOTES_BYTES).read_to_end(&mut text);
         }
     }
     String::from_utf8_lossy(&text).lines().filter_map(parse).collect()

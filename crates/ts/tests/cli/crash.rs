@@ -1,6 +1,6 @@
 //! What is left when participants are killed.
 
-use crate::{Env, alive, eventually, kill, skipped};
+use crate::{Env, alive, eventually, kill};
 
 /// Notes its own and its leader's process id, and an overlap; runs until `go` is there.
 const WITNESS: &str = "mkdir busy || echo overlap >> overlaps; echo $$ $PPID >> pids; \
@@ -149,42 +149,4 @@ fn random_kills_lose_no_kick_and_overlap_nothing() {
     assert_eq!(env.code(&["-w"]), 0);
     assert_eq!(env.lines("overlaps"), [""; 0]);
     assert_eq!(env.status()["pending"], 0);
-}
-
-/// Kills each of kicker, leader, child and what that starts at its n-th system call, for many n.
-#[test]
-fn killed_at_any_system_call() {
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
-        return skipped("strace is not installed");
-    }
-    let script = "[ -d busy ] && echo overlap >> overlaps; mkdir busy; cat kicks > seen.$$; sleep 0.01; \
-                  mv seen.$$ seen; rmdir busy";
-    for n in (1..400).step_by(7) {
-        let env = Env::new();
-        std::fs::write(env.work().join("kicks"), format!("{n}\n")).expect("ours");
-        let foreground = n % 2 == 0;
-        let ts = env.ts(&[if foreground { "-f" } else { "-q" }, "sh", "-c", script]);
-        let mut strace = std::process::Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=all:signal=KILL:when={n}")]);
-        strace.arg(ts.get_program()).args(ts.get_args()).current_dir(env.work()).env_clear();
-        strace.envs(ts.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let output = strace.output().expect("strace runs");
-        // The shell may have been killed before it could remove its mark, and its children may be a moment behind.
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        let _ = std::fs::remove_dir(env.work().join("busy"));
-        assert_eq!(env.code(&["--resume"]), 0, "n = {n}");
-        let ticket = String::from_utf8(output.stdout).expect("a number or nothing").trim().to_owned();
-        if !ticket.is_empty() {
-            let code = env.code(&["-w", &ticket]);
-            // A shell that was killed is a run with that result; else the run has seen what was there at the kick.
-            assert!(code == 137 || (code == 0 && env.lines("seen") == [n.to_string()]), "n = {n}: {code}");
-        }
-        if foreground && output.status.success() {
-            assert_eq!(env.lines("seen"), [n.to_string()]);
-        }
-        env.code(&["-w"]);
-        assert_eq!(env.lines("overlaps"), [""; 0], "n = {n}");
-        let status = env.status();
-        assert!(status["running"].is_null() && status["pending"] == 0, "n = {n}: {status}");
-    }
 }

@@ -71,7 +71,22 @@ fn heirs_of_heirs_lead_and_many_kicks_make_one() {
 fn roles_of_ts_itself_are_refused_to_others() {
     let env = Env::new();
     assert_eq!(env.code(&["-f", "true"]), 0);
-    for role in ["--lead", "--heir"] {
+    for role in ["--lead", "--heir=1"] {
         assert_eq!(env.code(&[role]), 125, "{role}");
     }
+}
+
+#[test]
+fn what_kills_each_leader_does_not_go_on_for_ever() {
+    let env = Env::new();
+    let ticket = env.kick(&["sh", "-c", "echo run >> runs; kill -9 $PPID"]);
+    env.await_lines("runs", 9);
+    eventually("nobody", || processes(&env, "--heir").is_empty() && processes(&env, "--lead").is_empty());
+    let why = || env.json(&["--why", &ticket, "--json"]).remove(0);
+    assert_eq!(why()["state"], "pending");
+    // A process that is ending loses its name before its lock.
+    eventually("no leader", || {
+        why()["waits_for"].as_str().is_some_and(|text| text.contains("the last one was killed"))
+    });
+    assert_eq!(env.lines("runs").len(), 9, "the first leader's and those of eight heirs");
 }

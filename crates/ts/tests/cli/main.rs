@@ -9,6 +9,7 @@ mod puppet;
 mod report;
 mod schedule;
 mod status;
+mod sweep;
 mod unsafe_state;
 
 use std::path::{Path, PathBuf};
