@@ -249,7 +249,6 @@ pub fn convert(target: &Value, value: Value) -> Result<Value, Error> {
             Value::Array(list) => Ok(Value::Array(list)),
             Value::Hash(hash) => Ok(Value::Array(hash.into_iter().map(|(k, v)| Value::Array(vec![k, v])).collect())),
             Value::String(text) => Ok(Value::Array(text.chars().map(|c| Value::String(c.to_string())).collect())),
-            Value::Null => Ok(Value::Array(Vec::new())),
             // A number is iterated over.
             Value::Int(n @ 0..=LONGEST_RANGE) => Ok(Value::Array((0..n).map(Value::Int).collect())),
             other => Err(bad(&other)),
