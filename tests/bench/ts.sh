@@ -13,7 +13,8 @@ ts=${TS:-$here/target/release/ts}
 rounds=${1:-200}
 [ -x "$ts" ] || { echo "$0: $ts is not built; hint: cargo build --release -p ts" >&2; exit 69; }
 
-scratch=$(mktemp -d)
+# State lives on a tmpfs, as below /run.
+scratch=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
 export TS_DIR=$scratch/state TS_SCOPE=0 TMPDIR=$scratch TS_SOCKET=$scratch/tsp
 true=$(type -P true)
 tsp=$(type -P tsp || true)

@@ -281,8 +281,11 @@ pub(crate) fn run_slot(
     if let Some(pause) = retry_in {
         io.note(format_args!("run {run} ended with {}; again in {} s", ended.status, pause.as_secs()));
     }
+    // Runs that say little need not be counted each time.
+    let mut crowded = run.is_multiple_of(runlog::PRUNE_EVERY);
     if let Some(log) = log {
         log.trim();
+        crowded |= log.bytes() > runlog::LITTLE_BYTES;
         log.finish();
     }
     let success = policy.is_some_and(|policy| policy.success.contains(ended.status));
@@ -301,9 +304,11 @@ pub(crate) fn run_slot(
         }
     }
     why::rotate(&queue.places);
-    runlog::prune(&queue.places.root, |places| {
-        Queue::look(places.clone()).ok().flatten().and_then(|queue| queue.page.running()).map(|running| running.run)
-    });
+    if crowded {
+        runlog::prune(&queue.places.root, |places| {
+            Queue::look(places.clone()).ok().flatten().and_then(|queue| queue.page.running()).map(|running| running.run)
+        });
+    }
     Ok(ended)
 }
 

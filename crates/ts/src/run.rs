@@ -27,6 +27,8 @@ use crate::sys::{self, Writes};
 
 /// The time between two looks at a busy log.
 const LOOK: Duration = Duration::from_millis(5);
+/// A run that takes longer than this has its writes told by the kernel.
+const SHORT: Duration = Duration::from_millis(50);
 /// The time between two looks where nothing can tell us of writes.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -243,7 +245,9 @@ pub(crate) fn attend(
     let pid = i32::try_from(child.id()).expect("process ids are positive and small");
     let group = Pid::from_raw(pid);
     let fd = sys::pidfd_open(pid).ok();
-    let writes = log.and_then(|log| Writes::of(&log.paths()));
+    // Closing inotify takes the kernel 10 ms and more, so a short run is looked at now and then instead.
+    let mut writes: Option<Writes> = None;
+    let mut short = log.is_some();
     let started = Instant::now();
     let limit = policy.timeout_ms.map(|ms| started + Duration::from_millis(ms));
     let (mut timed_out, mut interrupted) = (false, None);
@@ -275,13 +279,17 @@ pub(crate) fn attend(
         }
         if let Some(log) = log {
             log.trim();
+            if short && now.duration_since(started) >= SHORT {
+                short = false;
+                writes = Writes::of(&log.paths());
+            }
         }
         let more = show();
         let next = kill_at.filter(|_| !killed).or(limit.filter(|_| !timed_out && kill_at.is_none()));
         let mut pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now));
-        if fd.is_none() || (log.is_some() && writes.is_none()) {
+        if fd.is_none() || (log.is_some() && writes.is_none() && !short) {
             pause = pause.min(POLL);
-        } else if busy || more {
+        } else if busy || more || short {
             // A chatty child does not get to wake us for each line.
             pause = pause.min(LOOK);
         }

@@ -27,6 +27,10 @@ const MAX_STREAM_BYTES: u64 = 4 << 20;
 const MIN_STREAM_BYTES: u64 = 64 << 10;
 /// Finished runs whose output is kept, per queue.
 const RUNS: usize = 50;
+/// Finished runs are pruned after each run that has said more than a little, and after every so many others: that
+/// lets them exceed their bound by 1 MiB at most.
+pub(crate) const PRUNE_EVERY: u64 = 16;
+pub(crate) const LITTLE_BYTES: u64 = 64 << 10;
 const LEADER_LOG_BYTES: u64 = 64 << 10;
 const BLOCK: u64 = 4096;
 
@@ -115,6 +119,11 @@ impl RunLog {
 
     pub(crate) fn paths(&self) -> Vec<&Path> {
         self.files.iter().map(|(path, _)| path.as_path()).collect()
+    }
+
+    /// Returns how much the run has said.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().filter_map(|(_, file)| file.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 
     /// Deallocates the oldest part of what has grown too large.

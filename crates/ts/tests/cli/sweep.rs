@@ -7,7 +7,7 @@
 //! hit: nobody hangs; one undisturbed call sees to everything that was left; a kick that was answered with a ticket is
 //! covered by a run that began after it; a foreground call that says 0 has seen its run; no two runs overlapped.
 //!
-//! A sample runs with the other tests. All of it, some minutes:
+//! A sample runs with the other tests. All of it takes many minutes (`STACKTIRA_SWEEP_STEP=10`: a tenth of it):
 //! `cargo test --release -p ts --test cli -- --ignored --nocapture every_system_call`
 
 use std::io::Write;
@@ -217,5 +217,6 @@ fn a_fault_at_a_sample_of_system_calls() {
 #[test]
 #[ignore = "takes minutes"]
 fn a_fault_at_every_system_call() {
-    sweep(1);
+    let step = std::env::var("STACKTIRA_SWEEP_STEP").map_or(Ok(1), |step| step.parse());
+    sweep(step.expect("a number"));
 }
