@@ -8,10 +8,10 @@ LOCAL := provision/local/stk-local
 BINARIES := target/release
 # Files that are only sourced are checked through those that source them.
 SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision/kick provision/cloner provision/local/*.sh \
-	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/heat/run tests/*/*.t .ci/run))
+	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-vagrant lint clean
+	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -74,6 +74,13 @@ test-heat: test-deps ## the Heat templates by the real Heat engine, in a simulat
 
 test-vagrant: ## the Vagrantfile as Vagrant understands it; skipped where Vagrant is not installed
 	prove --timer tests/vagrant
+
+conformance: test-deps ## compare hiera-consul with the real Puppet on random trees
+	STACKTIRA_DIFFERENTIAL=350 $(CARGO) test --locked -p hiera-consul --test conformance --test differential -- --nocapture
+
+bench: build ## speed beside the peers, interleaved: ts, hiera-consul
+	tests/bench/ts.sh
+	STACKTIRA_CONSUL=$$(provision/local/consul-binary) tests/bench/hiera.sh
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check

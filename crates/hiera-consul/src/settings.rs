@@ -121,6 +121,13 @@ impl Settings {
             Some(file) => Some(file.clone()),
             None => self.hiera_config.as_ref().map(own),
         };
+        // Beside an environment a missing global file is an empty layer, as for Puppet. Alone it is a mistake: no
+        // key would ever be found.
+        if let (Some(file), None) = (&hiera_config, &environment)
+            && !file.exists()
+        {
+            return Err(Error::Data { message: "there is no such file".into(), file: Some(file.clone()), line: None });
+        }
         Ok(Sources { hiera_config, environment })
     }
 

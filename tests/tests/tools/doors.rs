@@ -141,6 +141,7 @@ fn hierarchies_data_and_facts() {
     check(
         &bench,
         &[
+            door("hiera-consul lookup --hiera_config none/hiera.yaml a", 65, &["none/hiera.yaml"]),
             door("hiera-consul lookup --hiera_config broken/hiera.yaml a", 65, &["broken/hiera.yaml"]),
             door("hiera-consul lookup --hiera_config shape/hiera.yaml a", 65, &["shape/hiera.yaml", "hierarchy"]),
             door("hiera-consul lookup --hiera_config version/hiera.yaml a", 65, &["version/hiera.yaml"]),
