@@ -1,15 +1,16 @@
 //! Faults at every system call: of the kicker, the leader, the heir, the child before its exec and after, the joiner.
 //!
-//! strace counts system calls for each process by itself, so one invocation puts a fault into each process that takes part,
-//! at its n-th call: a kill, or one of the errors that disks and tables give. Since whoever starts the others is hit
-//! first, leader and heir have scenes in which they are started by the test, and the child's calls before its exec are
-//! told by the paths they name. What must hold afterwards, whatever was
-//! hit: nobody hangs; one undisturbed call sees to everything that was left; a kick that was answered with a ticket is
-//! covered by a run that began after it; a foreground call that says 0 has seen its run; no two runs overlapped.
+//! Each scene is traced once undisturbed; then, for each system call that somebody made and each n, it is played with a
+//! fault in the n-th such call of each process: a kill, or one of the errors that disks and tables give. Since whoever
+//! starts the others is hit first, leader and heir have scenes in which the test starts them, and the child's calls
+//! before its exec are told by the paths they name. What must hold afterwards, whatever was hit: nobody hangs; one
+//! undisturbed call sees to everything that was left; a kick that was answered with a ticket is covered by a run that
+//! began after it; a foreground call that says 0 has seen its run; no two runs overlapped.
 //!
 //! A sample runs with the other tests. All of it takes many minutes (`STACKTIRA_SWEEP_STEP=10`: a tenth of it):
 //! `cargo test --release -p ts --test cli -- --ignored --nocapture every_system_call`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -19,13 +20,11 @@ use std::time::{Duration, Instant};
 use crate::{Env, skipped};
 
 const FAULTS: [&str; 5] = ["signal=KILL", "error=ENOSPC", "error=EIO", "error=EINTR", "error=EMFILE"];
-/// More than any participant makes.
-const CALLS: u32 = 540;
 
 /// Tells an overlap by a living process in `busy`, and which kicks the run can have seen.
 const SCRIPT: &str = "if read p < busy && [ $p != $$ ] && read -r s < /proc/$p/stat; then \
         case $s in *') Z '* | *') X '*) ;; *) echo \"$p $$\" >> overlaps ;; esac; fi; echo $$ > busy; \
-    read k < kicks; sleep 0.01; echo $k > seen";
+    read k < kicks || exit 9; sleep 0.01; echo $k > seen || exit 9";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
@@ -41,20 +40,22 @@ enum Scene {
     Leader,
     /// An heir that finds a kick and no leader.
     Heir,
-    /// The child, as it looks who it is (n = 1) and becomes the command (n = 2).
+    /// The child, as it looks who it is and becomes the command.
     Child,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Case {
     scene: Scene,
-    fault: &'static str,
+    /// None for an undisturbed play.
+    fault: Option<&'static str>,
+    call: String,
     n: u32,
 }
 
-/// Puts the fault in, looks at what is left, and returns the number of faults that happened.
-fn survive(case: Case) -> Result<usize, String> {
-    let Case { scene, fault, n } = case;
+/// Puts the fault in, looks at what is left, and returns the trace.
+fn survive(case: &Case) -> Result<String, String> {
+    let Case { scene, fault, ref call, n } = *case;
     let env = Env::new();
     let log = env.path("strace");
     std::fs::write(env.work().join("kicks"), format!("{n}\n")).expect("ours");
@@ -77,19 +78,12 @@ fn survive(case: Case) -> Result<usize, String> {
     let mut ts = env.ts(&[if stays { "-f" } else { "-q" }, "sh", "-c", SCRIPT]);
     let mut strace = Command::new("timeout");
     strace.args(["-k", "1", "20", "strace", "-f", "-o"]).arg(&log);
-    let calls = match (scene, n) {
-        (Scene::Child, 1) => {
-            strace.args(["-P", "/proc/self/stat"]);
-            "openat"
-        }
-        (Scene::Child, _) => {
-            strace.args(["-P", "/usr/bin/sh"]);
-            "execve"
-        }
-        _ => "all",
-    };
-    let when = if scene == Scene::Child { 1 } else { n };
-    strace.args(["-e", &format!("inject={calls}:{fault}:when={when}")]);
+    if let Some(fault) = fault {
+        strace.args(["-e", &format!("inject={call}:{fault}:when={n}")]);
+    }
+    if scene == Scene::Child {
+        strace.args(["-P", if call == "execve" { "/usr/bin/sh" } else { "/proc/self/stat" }]);
+    }
     if let Some((role, lock)) = role {
         // It opens its lock by itself: strace would hold what it hands on.
         let mut shell = Command::new("/bin/sh");
@@ -112,7 +106,6 @@ fn survive(case: Case) -> Result<usize, String> {
         return Err("it hangs".to_owned());
     }
     let trace = std::fs::read_to_string(&log).unwrap_or_default();
-    let happened = trace.matches("(INJECTED)").count() + trace.matches("+++ killed by SIGKILL").count();
     let within = |args: &[&str]| -> Result<i32, String> {
         let ts = env.ts(args);
         let mut command = Command::new("timeout");
@@ -154,25 +147,49 @@ fn survive(case: Case) -> Result<usize, String> {
         return Err(format!("something is left: {status}"));
     }
     match env.lines("overlaps").as_slice() {
-        [] => Ok(happened),
+        [] => Ok(trace),
         overlaps => Err(format!("overlaps: {overlaps:?}")),
     }
 }
 
-fn sweep(step: u32) {
+/// Returns each system call of a trace with the number of times that the process made it that made it most often.
+fn calls(trace: &str) -> BTreeMap<String, u32> {
+    let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for line in trace.lines() {
+        let Some((pid, rest)) = line.split_once(' ') else { continue };
+        let name = rest.trim_start().split('(').next().unwrap_or_default();
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            *counts.entry((pid, name)).or_default() += 1;
+        }
+    }
+    let mut most: BTreeMap<String, u32> = BTreeMap::new();
+    for ((_, name), count) in counts {
+        let known = most.entry(name.to_owned()).or_default();
+        *known = count.max(*known);
+    }
+    most
+}
+
+fn sweep(step: usize) {
     if Command::new("strace").arg("-V").output().is_err() {
         return skipped("strace is not installed");
     }
     let mut cases = Vec::new();
     for scene in [Scene::Kick, Scene::Foreground, Scene::Joiner, Scene::Killed, Scene::Leader, Scene::Heir] {
-        for fault in FAULTS {
-            // Each series begins elsewhere, so that a sample meets as many different calls as it can.
-            let first = 1 + (cases.len() as u32 * 7) % step;
-            cases.extend((first..=CALLS).step_by(step as usize).map(|n| Case { scene, fault, n }));
+        let trace = survive(&Case { scene, fault: None, call: String::new(), n: 0 }).expect("undisturbed");
+        for (call, count) in calls(&trace) {
+            // Linux closes even where close(2) fails, and nothing keeps a process from ending.
+            let kills_only = matches!(&*call, "close" | "exit_group");
+            for fault in FAULTS.into_iter().filter(|fault| !kills_only || *fault == FAULTS[0]) {
+                cases.extend((1..=count).map(|n| Case { scene, fault: Some(fault), call: call.clone(), n }));
+            }
         }
     }
+    // Coprime to the number of faults and to most others, a step meets all kinds.
+    let mut cases: Vec<Case> = cases.into_iter().step_by(step).collect();
     for fault in FAULTS {
-        cases.extend((1..=2).map(|n| Case { scene: Scene::Child, fault, n }));
+        let child = |call: &str| Case { scene: Scene::Child, fault: Some(fault), call: call.to_owned(), n: 1 };
+        cases.extend(["openat", "execve"].map(child));
     }
     let (next, happened) = (AtomicU32::new(0), AtomicUsize::new(0));
     let failures = Mutex::new(Vec::new());
@@ -182,14 +199,18 @@ fn sweep(step: u32) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, SeqCst) as usize) {
                     let start = Instant::now();
-                    let survived = survive(*case);
+                    let survived = survive(case);
                     let mut slowest = slowest.lock().expect("no holder panics");
                     if start.elapsed() > slowest.0 {
                         *slowest = (start.elapsed(), format!("{case:?}"));
                     }
                     drop(slowest);
                     match survived {
-                        Ok(faults) => drop(happened.fetch_add(faults, SeqCst)),
+                        Ok(trace) => {
+                            let faults = trace.matches("(INJECTED)").count();
+                            let kills = trace.matches("+++ killed by SIGKILL").count();
+                            happened.fetch_add(faults + kills, SeqCst);
+                        }
                         Err(error) => failures.lock().expect("no holder panics").push(format!("{case:?}: {error}")),
                     }
                 }
@@ -211,7 +232,7 @@ fn sweep(step: u32) {
 
 #[test]
 fn a_fault_at_a_sample_of_system_calls() {
-    sweep(107);
+    sweep(53);
 }
 
 #[test]
