@@ -33,7 +33,7 @@ haproxy_lacks() { ! haproxy_has "$1"; }
 lock_digest() { node "$1" sha256sum /var/lib/stacktira/repos.lock; }
 
 # No run is going on, wanted or waiting to be tried again, for two seconds on end.
-idle() { node "$1" ts --queue converge --status --json | grep -q '"running":null.*"pending":0'; }
+idle() { node "$1" ts --queue converge --status --json | grep '"running":null.*"pending":0' >/dev/null; }
 settle() { within 300 idle "$1" && sleep 1 && within 300 idle "$1"; }
 
 runs_of() { wc -l <"$test_state/$1/root/var/lib/stacktira/runs"; }
@@ -77,9 +77,11 @@ token_issued() {
         node hyper1 curl -s -m 20 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' --data @- http://192.168.242.41:5000/v3/auth/tokens)" = 201 ]
 }
 
-# Looks five times a second for two `puppet apply` in one pid namespace. A child between fork and exec
-# still looks like its parent, so a process whose parent is one of them does not count.
+# Looks five times a second for two `puppet apply` in one pid namespace other than the host's. A child between
+# fork and exec still looks like its parent, so a process whose parent is one of them does not count.
 watch_puppet() {
+    local own
+    own=$(readlink /proc/self/ns/pid)
     watch_log=$(mktemp)
     (
         trap 'exit 0' TERM
@@ -88,7 +90,7 @@ watch_puppet() {
                 parent=$(awk '/^PPid:/ { print $2 }' "/proc/$process/status" 2>/dev/null) || continue
                 case $(tr '\0' ' ' 2>/dev/null <"/proc/$parent/cmdline") in *'puppet apply'*) continue ;; esac
                 readlink "/proc/$process/ns/pid" 2>/dev/null || true
-            done | sort | uniq -c | awk '{ print "seen", $2 } $1 > 1 { print "overlap", $2 }'
+            done | { grep -vF "$own" || true; } | sort | uniq -c | awk '{ print "seen", $2 } $1 > 1 { print "overlap", $2 }'
             printf 'memory %s\n' "$(memory_now)"
             sleep 0.2
         done

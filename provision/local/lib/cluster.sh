@@ -75,7 +75,7 @@ wait_until() {
 has_file() { [ -e "$state/$1/root$2" ]; }
 
 cluster_has_leader() {
-    machine_exec "$1" curl -s -m 2 http://127.0.0.1:8500/v1/status/leader 2>/dev/null | grep -q :8300
+    machine_exec "$1" curl -s -m 2 http://127.0.0.1:8500/v1/status/leader 2>/dev/null | grep :8300 >/dev/null
 }
 
 # A node has converged when its last run ended well.
@@ -89,7 +89,7 @@ cluster_converged() {
 # A field of what the node wrote about its last run.
 cluster_last() {
     [ ! -e "$state/$1/root/var/lib/stacktira/run.json" ] ||
-        sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$state/$1/root/var/lib/stacktira/run.json" | head -n 1
+        sed -n "s/.*\"$2\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$state/$1/root/var/lib/stacktira/run.json" | sed -n 1p
 }
 
 cluster_wait() {
@@ -104,8 +104,7 @@ cluster_wait() {
         wait_until 300 has_file "$node" /var/lib/stacktira/bootstrapped || cluster_failed "$node" "the bootstrap is not done after 300 s"
     done
     lap "bootstrapped: every node installed from the mirror and joined Consul"
-    # shellcheck disable=SC2086 # a list of names
-    asked=$(printf '%s\n' $nodes | head -n 1)
+    asked=${nodes%% *}
     wait_until 120 cluster_has_leader "$asked" || cluster_failed "$asked" "Consul has no leader after 120 s"
     lap "Consul has a leader"
     local waiting=$nodes left end=$((SECONDS + 1200))
@@ -124,19 +123,19 @@ cluster_wait() {
         sleep 0.5
     done
     for role in control proxy hyper; do
-        node=$(nodes_of_role "$role" | head -n 1)
+        node=$(nodes_of_role "$role" | sed -n 1p)
         case " $nodes " in *" $node "*) ;; *) lap "up: $nodes"; return 0 ;; esac
     done
-    wait_until 180 cluster_token || cluster_failed "$(nodes_of_role control | head -n 1)" "no token was issued through the proxy after 180 s"
+    wait_until 180 cluster_token || cluster_failed "$(nodes_of_role control | sed -n 1p)" "no token was issued through the proxy after 180 s"
     lap "up: Keystone issued a token through $vip:5000, asked from $token_asker: $token_answer"
 }
 
 # Asks from the hypervisor, through the proxy, for a token of the administrator. The password goes by stdin.
 cluster_token() {
     local control
-    control=$(nodes_of_role control | head -n 1)
-    token_asker=$(nodes_of_role hyper | head -n 1)
-    vip=$(address_of "$(nodes_of_role proxy | head -n 1)")
+    control=$(nodes_of_role control | sed -n 1p)
+    token_asker=$(nodes_of_role hyper | sed -n 1p)
+    vip=$(address_of "$(nodes_of_role proxy | sed -n 1p)")
     local openrc=$state/$control/root/root/openrc user password project
     [ -e "$openrc" ] || return 1
     user=$(sed -n 's/^export OS_USERNAME=//p' "$openrc")

@@ -43,7 +43,7 @@ machine_seed() {
 
 machine_metadata() {
     local node=$1 build join key
-    build=$(address_of "$(nodes_of_role build | head -n 1)")
+    build=$(address_of "$(nodes_of_role build | sed -n 1p)")
     join=$(for peer in $(nodes_of_role infra); do address_of "$peer"; done | paste -sd,)
     key=$(awk '{ printf "%s\\n", $0 }' "$state/site.asc")
     cat <<EOF
@@ -66,7 +66,7 @@ machine_metadata() {
     "repos_manifest": "local/repos.yaml",
     "consul_join": "$join",
     "consul_servers": "$(nodes_of_role infra | wc -l)",
-    "vip": "$(address_of "$(nodes_of_role proxy | head -n 1)")"
+    "vip": "$(address_of "$(nodes_of_role proxy | sed -n 1p)")"
   }
 }
 EOF

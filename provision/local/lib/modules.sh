@@ -23,7 +23,7 @@ modules_build() {
         dpkg-deb -x "$deb" "$work/one"
         # The distribution moves a module's external facts out of it; its repository has them inside.
         [ ! -d "$work/one/etc/facter/facts.d" ] ||
-            mv "$work/one/etc/facter/facts.d" "$(find "$work/one/usr/share/puppet" -mindepth 2 -maxdepth 2 -type d | head -n 1)/facts.d"
+            mv "$work/one/etc/facter/facts.d" "$(find "$work/one/usr/share/puppet" -mindepth 2 -maxdepth 2 -type d | sed -n 1p)/facts.d"
         cp -r "$work/one/usr/share/puppet/." "$work/root/usr/share/puppet/"
     done
     # name <tab> source, from the manifest itself: nothing is placed yet, which --status calls a difference
@@ -53,7 +53,7 @@ modules_path() {
 }
 
 modules_find() {
-    find "$1/usr/share/puppet" -mindepth 2 -maxdepth 2 -type d \( -name "$2" -o -name "*-$2" \) | sort | head -n 1
+    find "$1/usr/share/puppet" -mindepth 2 -maxdepth 2 -type d \( -name "$2" -o -name "*-$2" \) | sort | sed -n 1p
 }
 
 # One commit with a fixed author and time: the same packages give the same ids everywhere.

@@ -85,10 +85,10 @@ consul_ensure() {
         return
     fi
     local deb
-    deb=$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*' | head -n 1)
+    deb=$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*' | sed -n 1p)
     if [ -z "$deb" ]; then
         with_lock "$cache/consul.lock" consul_fetch >&2
-        deb=$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*' | head -n 1)
+        deb=$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*' | sed -n 1p)
     fi
     printf '%s\n' "$deb"
 }
@@ -121,7 +121,7 @@ consul_fetch() {
     [ -z "$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*')" ] || return 0
     local site work keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     # shellcheck disable=SC2016 # apt fills this in
-    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | head -n 1)
+    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed -n 1p)
     [ -n "$site" ] || die 77 "apt knows no Debian sources on this machine; next: apt-get update"
     work=$(mktemp -d "$cache/consul/fetch.XXXXXX")
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
