@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use consul_client::Overrides;
+use consul_client::args::ConsulArgs;
 use toolkit::args::{Verbosity, duration};
 
 use crate::payload::Kind;
@@ -64,46 +64,6 @@ pub struct Cli {
     /// How to reach Consul.
     #[command(flatten)]
     pub consul: ConsulArgs,
-}
-
-/// How to reach Consul; each option wins over the environment variable that Consul itself knows.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Consul")]
-pub struct ConsulArgs {
-    /// Where Consul's agent listens [env: CONSUL_HTTP_ADDR]
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub http_addr: Option<String>,
-    /// File with the token to send [env: CONSUL_HTTP_TOKEN_FILE]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// Certificates of the authorities to trust [env: CONSUL_CACERT]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// Certificate to show [env: CONSUL_CLIENT_CERT]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub client_cert: Option<PathBuf>,
-    /// Key of that certificate [env: CONSUL_CLIENT_KEY]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub client_key: Option<PathBuf>,
-    /// Datacenter to ask, instead of the agent's own
-    #[arg(long, global = true, value_name = "NAME")]
-    pub datacenter: Option<String>,
-}
-
-impl ConsulArgs {
-    /// Returns the settings that win over the environment.
-    #[must_use]
-    pub fn overrides(&self) -> Overrides {
-        Overrides {
-            address: self.http_addr.clone(),
-            token_file: self.token_file.clone(),
-            ca_file: self.ca_file.clone(),
-            client_cert: self.client_cert.clone(),
-            client_key: self.client_key.clone(),
-            datacenter: self.datacenter.clone(),
-            ..Overrides::default()
-        }
-    }
 }
 
 /// The subcommands.
@@ -213,7 +173,7 @@ pub struct Handle {
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     pub timeout: Duration,
     /// Command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

@@ -127,8 +127,9 @@ impl Error {
     fn plain_code(&self) -> u8 {
         match self {
             Error::Usage(_) => exit::USAGE,
-            Error::Config(_) | Error::NoEquivalent { .. } | Error::Record { .. } => exit::BAD_INPUT,
-            Error::Read { .. } => exit::UNAVAILABLE,
+            Error::Config(_) | Error::NoEquivalent { .. } | Error::Record { .. } | Error::Read { .. } => {
+                exit::BAD_INPUT
+            }
             Error::Client(error) => error.exit_code(),
             Error::Directory(_) | Error::NoDirectory | Error::Lock(_) | Error::Write { .. } | Error::Stdout(_) => {
                 exit::CANT_CREATE

@@ -8,7 +8,9 @@ use consul_client::{Config, Overrides};
 use serde::Deserialize;
 use toolkit::dirs::under_root;
 
-use crate::cli::{ConsulArgs, Place};
+use consul_client::args::ConsulArgs;
+
+use crate::cli::Place;
 use crate::consul::{Access, consul};
 use crate::engine::{Environment, Sources};
 use crate::error::Error;

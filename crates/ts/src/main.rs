@@ -13,5 +13,5 @@ fn main() -> ExitCode {
     };
     let mut io = Io::stdio("ts", cli.verbosity.level());
     let result = ts::run(&cli, &mut io);
-    exit::finish(result, &mut io)
+    exit::finish_wrapper(result, &mut io)
 }

@@ -181,6 +181,8 @@ fn watch_files_and_payloads() {
             door("consul-watch-handler watch broken.yaml", 65, &["broken.yaml:"]),
             door("consul-watch-handler watch type.yaml", 65, &["type.yaml:2:19", "kye"]),
             door("consul-watch-handler watch key.yaml", 65, &["key.yaml:2:", "runn"]),
+            door("consul-watch-handler handle --frob -- true", 125, &["--frob"]),
+            door("consul-watch-handler replay none.ndjson", 65, &["none.ndjson"]),
             fed("{", "consul-watch-handler handle --type nodes -- true", 125, &["JSON"]),
             fed("", "consul-watch-handler handle --type nodes -- true", 125, &["JSON"]),
             fed("7", "consul-watch-handler handle --type nodes -- true", 125, &["payload"]),

@@ -50,7 +50,7 @@ fn what_a_handler_got_is_replayed_byte_for_byte() {
 #[test]
 fn a_record_that_is_none_is_65_and_names_the_line() {
     let bench = Bench::new();
-    assert_eq!(replay(&bench, &[]).0, Some(69), "there is none");
+    assert_eq!(replay(&bench, &[]).0, Some(65), "there is none");
     let entry = r#"{"v":1,"name":"k","type":"key","fields":[],"index":1,"digest":"x","payload":"null\n"}"#;
     std::fs::write(bench.path("stream"), format!("{entry}\n")).expect("ours");
     let (code, lines, said) = replay(&bench, &[]);
