@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench lint clean
+	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench sweep lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -81,6 +81,9 @@ conformance: test-deps ## compare hiera-consul with the real Puppet on random tr
 bench: build ## speed beside the peers, interleaved: ts, hiera-consul
 	tests/bench/ts.sh
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) tests/bench/hiera.sh
+
+sweep: test-deps ## ts: a fault at every system call of every participant (minutes)
+	$(CARGO) test --release --locked -p ts --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check

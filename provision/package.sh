@@ -19,6 +19,8 @@ for tool in cloner ts consul-watch-handler hiera-consul mirror-sync consul-kv co
 done
 cp -r "$here/." "$work/opt/stacktira/provision/"
 cp "$here/../repos.yaml" "$work/opt/stacktira/repos.yaml"
+install -d "$work/opt/stacktira/share"
+install -m 755 "$here/../crates/ts/doc/puppet-shim" "$work/opt/stacktira/share/puppet-shim"
 for unit in stacktira-watch.service stacktira-converge.service stacktira-converge.timer stacktira-mirror.service; do
     install -m 644 "$here/systemd/$unit" "$work/lib/systemd/system/$unit"
 done
