@@ -138,9 +138,11 @@ fetch_channel() {
 }
 
 install_tools() {
-    [ -n "$(meta mirror_address '')" ] || [ -x "$bin/ts" ] || die 1 "the tools are not installed and there is no mirror to take them from"
-    [ -z "$(meta mirror_address '')" ] || apt install stacktira
-    [ -n "$(meta mirror_address '')" ] || return 0
+    if [ -n "$mirror" ]; then
+        apt install stacktira
+    elif [ ! -x "$bin/ts" ]; then
+        die 1 "the tools are not installed and there is no mirror to take them from"
+    fi
 }
 
 # Facts that Puppet and Hiera use. Addresses are locked at the first boot: a bridge that appears later

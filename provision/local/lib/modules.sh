@@ -17,6 +17,9 @@ modules_build() {
     rm -rf "$new"
     mkdir -p "$new"
     work=$(mktemp -d "$cache/modules.XXXXXX")
+    # This runs in the subshell of its lock, which a failure ends: nothing half made stays in the cache.
+    # shellcheck disable=SC2064 # the names as they are now
+    trap "rm -rf '$work' '$new'" EXIT
     mkdir -p "$work/root/usr/share/puppet"
     for deb in "$pool"/modules/*.deb; do
         rm -rf "$work/one"
@@ -38,7 +41,6 @@ modules_build() {
         modules_commit "$directory" "$new/$(modules_path "$source")"
         count=$((count + 1))
     done <"$work/wanted"
-    rm -rf "$work"
     : >"$new/complete"
     rm -rf "$git"
     mv -T "$new" "$git"

@@ -52,7 +52,7 @@ pool_fetch() {
             options="-q -o APT::Sandbox::User=root -o APT::Install-Recommends=false -o Dir::Cache::archives=/srv/debs"
             chroot "$root" apt-get $options update
             chroot "$root" apt-get $options -y --download-only install $(cat "$work/packages")
-            chroot "$root" sh -c "cd /srv/modules && apt-get $options download $(tr "\n" " " <"$work/modules")"
+            chroot "$root" env --chdir=/srv/modules apt-get $options download $(cat "$work/modules")
         ' fetch "$box" "$work" "$pool" "$cache/apt.conf" >"$cache/pool.log" 2>&1; then
         tail -n 5 "$cache/pool.log" >&2
         rm -rf --one-file-system "$work"
