@@ -29,6 +29,7 @@ mod nearest;
 mod netrc;
 mod place;
 mod record;
+pub mod refsindex;
 mod report;
 mod slots;
 pub mod source;
