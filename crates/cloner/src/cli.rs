@@ -45,7 +45,8 @@ Exit status:
 /// without sub-mappings for which `source` is set is a repository: `source`, `ref` (branch, tag or
 /// full commit id; HEAD if not set) and `dest` (below the root). `submodules: false` leaves a
 /// repository's submodules out; without it one that has some is refused. %{var} is replaced by the value
-/// of a scalar, %{name} by the repository's own key.
+/// of a scalar, %{name} by the repository's own key. `extends: FILE` at the top lays the manifest on
+/// another one. A text that nothing uses is warned about.
 ///
 /// What follows MANIFEST overrides its values: --KEY VALUE, --KEY=VALUE, --GROUP::REPO::KEY VALUE.
 ///

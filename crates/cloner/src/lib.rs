@@ -68,7 +68,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
             hint: Some("name one, as in `cloner repos.yaml`; --help has examples".to_owned()),
         });
     };
-    let (path, repos) = read_manifest(words)?;
+    let (path, repos) = read_manifest(words, io)?;
     let mirror = match &cli.mirror {
         Some(text) => Some(Mirror::parse(text).map_err(|why| Error::Usage {
             message: format!("--mirror: {}", why.replace("source", "mirror")),
@@ -163,7 +163,7 @@ fn bring(
 type Entry = (Repo, Result<PathBuf, Fault>);
 
 /// Reads the manifest that `words` begin with and applies the overrides that follow.
-fn read_manifest(words: &[OsString]) -> Result<(PathBuf, Vec<Repo>), Error> {
+fn read_manifest(words: &[OsString], io: &mut Io) -> Result<(PathBuf, Vec<Repo>), Error> {
     let mut words = words.iter();
     let path = PathBuf::from(words.next().expect("an external subcommand has at least its name"));
     let mut overrides = Vec::new();
@@ -199,6 +199,7 @@ fn read_manifest(words: &[OsString]) -> Result<(PathBuf, Vec<Repo>), Error> {
         manifest.set(&format!("--{key}"), &key, &value)?;
     }
     let repos = manifest.repos()?;
+    manifest.warnings().into_iter().for_each(|warning| io.warn(warning));
     let path = std::path::absolute(&path).unwrap_or(path);
     Ok((path, repos))
 }

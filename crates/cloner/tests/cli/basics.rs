@@ -347,3 +347,22 @@ fn a_lock_file_fixes_what_is_placed() {
     std::fs::write(scratch.path("lock"), "x").expect("written");
     scratch.run(&["--lock", "lock", "--locked"]).code(65);
 }
+
+#[test]
+fn a_manifest_extends_another_and_slips_are_warned_about() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = Scratch::new();
+    std::fs::write(
+        scratch.path("base.yaml"),
+        format!("dest: 'm/%{{name}}'\na: {{source: '{}'}}\n", server.url("m.git")),
+    )
+    .expect("written");
+    scratch.manifest("extends: base.yaml\na: {brnach: main}\nb: {source: '%{a}', a: nowhere}\n");
+    let ran = scratch.run(&["--json", "--status"]).code(1);
+    assert_eq!(ran.line("a")["dest"], "m/a");
+    assert!(ran.err.contains("warning: repos.yaml:2:13: nothing uses 'brnach'"), "{}", ran.err);
+    scratch.manifest("extends: base.yaml\n");
+    assert_eq!(scratch.run(&["--json"]).code(0).state("a"), "placed");
+    assert_eq!(scratch.read("m/a/file"), "1");
+}
