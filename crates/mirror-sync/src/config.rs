@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::names;
 
@@ -95,6 +96,13 @@ impl Source {
         match self {
             Self::Deb(deb) => &deb.name,
             Self::Git(git) => &git.name,
+        }
+    }
+
+    /// Returns a digest of what decides the content of a source that `sync` makes the published form of.
+    pub(crate) fn fingerprint(&self) -> Option<Digest> {
+        match self {
+            Self::Deb(_) | Self::Git(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use toolkit::Io;
 use toolkit::lock::FileLock;
 
 use crate::channel;
-use crate::config::{Config, Source as Configured};
+use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
@@ -56,10 +56,11 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         mark(&Manifest::load(&store, id)?, &mut blobs, &mut repos);
     }
     for source in &config.sources {
-        match (State::load(&store, source)?, source) {
-            (Some(State::Deb(state)), _) => blobs.extend(state.packages.into_iter().map(|found| found.sha256)),
-            (Some(State::Git(state)), _) => repos.extend(state.repos.into_iter().map(|repo| repo.path)),
-            (None, Configured::Deb(_) | Configured::Git(_)) => {}
+        match State::load(&store, source)? {
+            Some(State::Deb(state)) => blobs.extend(state.packages.into_iter().map(|found| found.sha256)),
+            Some(State::Part(state)) => state.mark(&store, &mut blobs)?,
+            Some(State::Git(state)) => repos.extend(state.repos.into_iter().map(|repo| repo.path)),
+            None => {}
         }
     }
     for id in &dropped {
@@ -83,12 +84,9 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
 
 fn mark(manifest: &Manifest, blobs: &mut BTreeSet<Digest>, repos: &mut BTreeSet<String>) {
     for source in &manifest.sources {
-        match source {
-            Source::Deb(deb) => {
-                blobs.extend(deb.packages.iter().map(|package| package.sha256.clone()));
-                blobs.extend(deb.files.iter().map(|file| file.sha256.clone()));
-            }
-            Source::Git(git) => repos.extend(git.repos.iter().map(|repo| repo.path.clone())),
+        blobs.extend(source.files().map(|(_, _, sha256)| sha256.clone()));
+        if let Source::Git(git) = source {
+            repos.extend(git.repos.iter().map(|repo| repo.path.clone()));
         }
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct Manifest {
 pub(crate) enum Source {
     /// A repository for apt.
     Deb(Deb),
+    /// A repository for dnf.
+    Rpm(Rpm),
+    /// Single files.
+    Files(Files),
     /// Git repositories.
     Git(Git),
 }
@@ -39,9 +43,62 @@ impl Source {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Deb(deb) => &deb.name,
+            Self::Rpm(rpm) => &rpm.name,
+            Self::Files(files) => &files.name,
             Self::Git(git) => &git.name,
         }
     }
+
+    /// Returns the directory of a snapshot where the source's files are; git repositories are elsewhere.
+    pub(crate) fn directory(&self) -> Option<String> {
+        match self {
+            Self::Deb(deb) => Some(format!("deb/{}", deb.name)),
+            Self::Rpm(rpm) => Some(format!("rpm/{}", rpm.name)),
+            Self::Files(files) => Some(format!("files/{}", files.name)),
+            Self::Git(_) => None,
+        }
+    }
+
+    /// Returns the packages.
+    pub(crate) fn packages(&self) -> &[Package] {
+        match self {
+            Self::Deb(deb) => &deb.packages,
+            Self::Rpm(rpm) => &rpm.packages,
+            Self::Files(_) | Self::Git(_) => &[],
+        }
+    }
+
+    /// Returns every published file but signatures that are made for the snapshot: path, length, content.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, u64, &Digest)> {
+        let files = match self {
+            Self::Deb(deb) => deb.files.as_slice(),
+            Self::Rpm(rpm) => &rpm.files,
+            Self::Files(files) => &files.files,
+            Self::Git(_) => &[],
+        };
+        let packages = self.packages().iter().map(|package| (package.path.as_str(), package.size, &package.sha256));
+        packages.chain(files.iter().map(|file| (file.path.as_str(), file.size, &file.sha256)))
+    }
+
+    /// Returns the files that the site signs, one by one, in a snapshot: those of repositories whose index is ours.
+    pub(crate) fn signed(&self) -> Vec<Signed> {
+        match self {
+            Self::Deb(deb) if deb.keyring.is_none() => {
+                deb.suites.iter().map(|suite| Signed::Release(format!("dists/{suite}"))).collect()
+            }
+            Self::Rpm(rpm) if rpm.keyring.is_none() => vec![Signed::Repomd],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What the site's key signs in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Signed {
+    /// `Release` in this directory: `InRelease` and `Release.gpg` are made.
+    Release(String),
+    /// `repodata/repomd.xml`: `repodata/repomd.xml.asc` is made.
+    Repomd,
 }
 
 /// A repository for apt.
@@ -58,7 +115,37 @@ pub(crate) struct Deb {
     pub(crate) architectures: Vec<String>,
     /// Packages by path.
     pub(crate) packages: Vec<Package>,
-    /// Index files by path, signatures not among them.
+    /// Index files by path, signatures of the site not among them.
+    pub(crate) files: Vec<Published>,
+    /// Armoured keys of the upstream, where its own signed index is published as it is. Absent: the site signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keyring: Option<String>,
+}
+
+/// A repository for dnf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rpm {
+    /// Source.
+    pub(crate) name: String,
+    /// Architectures, as configured.
+    pub(crate) architectures: Vec<String>,
+    /// Packages by path.
+    pub(crate) packages: Vec<Package>,
+    /// Index files by path, signatures of the site not among them.
+    pub(crate) files: Vec<Published>,
+    /// Armoured keys of the upstream, as in [`Deb::keyring`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keyring: Option<String>,
+}
+
+/// Single files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Files {
+    /// Source.
+    pub(crate) name: String,
+    /// Files by path.
     pub(crate) files: Vec<Published>,
 }
 
@@ -68,7 +155,7 @@ pub(crate) struct Deb {
 pub(crate) struct Package {
     /// Name.
     pub(crate) name: String,
-    /// Version with epoch and revision.
+    /// Version with epoch and revision or release; an epoch 0 is left out.
     pub(crate) version: String,
     /// Architecture.
     pub(crate) arch: String,

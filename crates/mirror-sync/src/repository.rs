@@ -90,6 +90,7 @@ pub(crate) fn build(store: &Store, source: &DebSource, found: &[Found], warn: &m
         architectures: source.architectures.clone(),
         packages,
         files,
+        keyring: None,
     })
 }
 

@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::git::Git;
-use crate::manifest::{Git as GitPart, Manifest, Source};
+use crate::manifest::{Git as GitPart, Manifest, Signed, Source};
 use crate::parallel;
 use crate::repository;
 use crate::sign::SigningKey;
@@ -77,22 +77,20 @@ pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
     files::make_dir(&work)?;
     let mut links = Links::new(&store);
     for source in &manifest.sources {
-        match source {
-            Source::Deb(deb) => {
-                let base = work.join("deb").join(&deb.name);
-                let packages = deb.packages.iter().map(|package| (&package.path, &package.sha256));
-                let indices = deb.files.iter().map(|file| (&file.path, &file.sha256));
-                for (path, sha256) in packages.chain(indices) {
-                    if !repository::is_plain(path) {
-                        return Err(Error::Bug(format!("path {path:?} leaves the repository")));
-                    }
-                    links.add(sha256, &base.join(path))?;
-                }
-                for suite in &deb.suites {
-                    sign_release(&base.join("dists").join(suite), &key)?;
-                }
+        if let Source::Git(part) = source {
+            pin(&store, &lock, config, part, &id)?;
+        }
+        let Some(directory) = source.directory() else { continue };
+        let base = work.join(directory);
+        files::make_dir(&base)?;
+        for (path, _, sha256) in source.files() {
+            if !repository::is_plain(path) {
+                return Err(Error::Bug(format!("path {path:?} leaves the repository")));
             }
-            Source::Git(part) => pin(&store, &lock, config, part, &id)?,
+            links.add(sha256, &base.join(path))?;
+        }
+        for signed in source.signed() {
+            sign(&base, &signed, &key)?;
         }
     }
     write_new(&work.join("manifest.json"), &bytes)?;
@@ -120,6 +118,7 @@ fn collect(store: &Store, config: &Config, io: &mut Io) -> Result<Manifest> {
                 let part = repository::build(store, deb, &state.packages, &mut |message| io.warn(message))?;
                 sources.push(Source::Deb(part));
             }
+            (State::Part(state), _) => sources.push(state.part(store)?),
             (State::Git(state), config::Source::Git(git)) => {
                 sources.push(Source::Git(GitPart { name: git.name.clone(), repos: state.repos }));
             }
@@ -134,11 +133,21 @@ fn pin(store: &Store, lock: &FileLock, config: &Config, part: &GitPart, id: &Dig
     parallel::map(config.jobs, &part.repos, |repo| git.pin(repo, id)).into_iter().collect()
 }
 
-fn sign_release(directory: &Path, key: &SigningKey) -> Result<()> {
-    let path = directory.join("Release");
-    let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
-    write_new(&directory.join("InRelease"), &key.cleartext(&text)?)?;
-    write_new(&directory.join("Release.gpg"), &key.detached(text.as_bytes())?)
+fn sign(base: &Path, signed: &Signed, key: &SigningKey) -> Result<()> {
+    match signed {
+        Signed::Release(directory) => {
+            let directory = base.join(directory);
+            let path = directory.join("Release");
+            let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
+            write_new(&directory.join("InRelease"), &key.cleartext(&text)?)?;
+            write_new(&directory.join("Release.gpg"), &key.detached(text.as_bytes())?)
+        }
+        Signed::Repomd => {
+            let path = base.join("repodata/repomd.xml");
+            let bytes = fs::read(&path).map_err(Error::read(&path))?;
+            write_new(&base.join("repodata/repomd.xml.asc"), &key.detached(&bytes)?)
+        }
+    }
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -216,9 +225,14 @@ fn channels(config: &Config, store: &Store) -> Result<BTreeMap<Digest, Vec<Strin
 /// Counts of a source for people.
 fn summary(source: &Source) -> String {
     match source {
-        Source::Deb(deb) => {
-            let size: u64 = deb.packages.iter().map(|package| package.size).sum();
-            format!("{}: {} packages, {:.1} MB", deb.name, deb.packages.len(), size as f64 / 1e6)
+        Source::Deb(_) | Source::Rpm(_) => {
+            let packages = source.packages();
+            let size: u64 = packages.iter().map(|package| package.size).sum();
+            format!("{}: {} packages, {:.1} MB", source.name(), packages.len(), size as f64 / 1e6)
+        }
+        Source::Files(part) => {
+            let size: u64 = part.files.iter().map(|file| file.size).sum();
+            format!("{}: {} files, {:.1} MB", part.name, part.files.len(), size as f64 / 1e6)
         }
         Source::Git(git) => format!("{}: {} repositories", git.name, git.repos.len()),
     }
@@ -274,9 +288,14 @@ pub(crate) fn show(config: &Config, id: &Digest, json: bool, io: &mut Io) -> Res
         for source in &manifest.sources {
             text.push_str(&format!("source   {}\n", summary(source)));
             match source {
-                Source::Deb(deb) => {
-                    for package in &deb.packages {
+                Source::Deb(_) | Source::Rpm(_) => {
+                    for package in source.packages() {
                         text.push_str(&format!("  {} {} {}\n", package.name, package.version, package.arch));
+                    }
+                }
+                Source::Files(part) => {
+                    for file in &part.files {
+                        text.push_str(&format!("  {} {}\n", file.path, file.sha256));
                     }
                 }
                 Source::Git(git) => {
@@ -297,12 +316,21 @@ pub(crate) fn show(config: &Config, id: &Digest, json: bool, io: &mut Io) -> Res
     )?;
     for source in &manifest.sources {
         match source {
-            Source::Deb(deb) => {
-                for package in &deb.packages {
+            Source::Deb(_) | Source::Rpm(_) => {
+                for package in source.packages() {
                     object(
-                        serde_json::json!({"type": "package", "v": 1, "source": deb.name, "name": package.name,
+                        serde_json::json!({"type": "package", "v": 1, "source": source.name(), "name": package.name,
                             "version": package.version, "arch": package.arch, "path": package.path,
                             "size": package.size, "sha256": package.sha256}),
+                        io,
+                    )?;
+                }
+            }
+            Source::Files(part) => {
+                for file in &part.files {
+                    object(
+                        serde_json::json!({"type": "file", "v": 1, "source": part.name, "path": file.path,
+                            "size": file.size, "sha256": file.sha256}),
                         io,
                     )?;
                 }
@@ -340,10 +368,16 @@ fn items(manifest: &Manifest) -> Items {
     let mut items = Items::new();
     for source in &manifest.sources {
         match source {
-            Source::Deb(deb) => {
-                for package in &deb.packages {
-                    let key = (deb.name.clone(), package.name.clone(), Some(package.arch.clone()));
+            Source::Deb(_) | Source::Rpm(_) => {
+                for package in source.packages() {
+                    let key = (source.name().to_owned(), package.name.clone(), Some(package.arch.clone()));
                     items.entry(key).or_default().insert((package.version.clone(), package.sha256.to_string()));
+                }
+            }
+            Source::Files(part) => {
+                for file in &part.files {
+                    let key = (part.name.clone(), file.path.clone(), None);
+                    items.entry(key).or_default().insert((file.sha256.to_string(), String::new()));
                 }
             }
             Source::Git(git) => {
@@ -432,6 +466,7 @@ mod tests {
             architectures: lists(),
             packages,
             files: Vec::new(),
+            keyring: None,
         })])
     }
 

@@ -3,12 +3,14 @@
 //! A snapshot is made from these files alone, so it never sees half of a sync: a source's state is
 //! replaced in one step after everything it names is stored.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::manifest::Repo;
+use crate::manifest::{self, Repo};
 use crate::store::{Stamp, Store};
 
 /// State of one source.
@@ -17,8 +19,81 @@ use crate::store::{Stamp, Store};
 pub(crate) enum State {
     /// Of a directory of packages.
     Deb(DebState),
+    /// Of everything whose published form is made by `sync`.
+    Part(PartState),
     /// Of git repositories.
     Git(GitState),
+}
+
+/// A source as it will be published.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartState {
+    /// Format version.
+    pub(crate) v: u32,
+    /// Digest of the configuration that led to this.
+    pub(crate) config: Digest,
+    /// Digest of everything that the selection was made of.
+    pub(crate) inputs: Digest,
+    /// Blob that holds the manifest's part, as JSON. Apart, because a run that finds nothing new does not need it.
+    pub(crate) part: Digest,
+    /// What the upstream offered, each by its address below the source's.
+    pub(crate) heads: Vec<Head>,
+    /// Blobs that later runs read again: verified indices of the upstream.
+    pub(crate) kept: Vec<Digest>,
+}
+
+/// One signed root of an upstream: an `InRelease` or a `repomd.xml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Head {
+    /// Address below the source's.
+    pub(crate) path: String,
+    /// Its bytes.
+    pub(crate) sha256: Digest,
+    /// When it was made, in seconds since the epoch; a later run accepts nothing older.
+    pub(crate) date: u64,
+    /// When it expires.
+    pub(crate) until: Option<u64>,
+    /// `ETag` of the answer.
+    pub(crate) etag: Option<String>,
+    /// `Last-Modified` of the answer.
+    pub(crate) modified: Option<String>,
+}
+
+impl PartState {
+    fn read(&self, store: &Store) -> Result<manifest::Source> {
+        let path = store.blob(&self.part);
+        let bytes = crate::files::read_bounded(&path, 512 << 20).map_err(Error::read(&path))?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::Damaged { path, message: error.to_string() })
+    }
+
+    /// Reads the part of the manifest, everything of which is in the store.
+    ///
+    /// # Errors
+    /// [`Error::NotSynced`] when something that it names is not in the store; [`Error::Read`].
+    pub(crate) fn part(&self, store: &Store) -> Result<manifest::Source> {
+        let part = self.read(store)?;
+        if let Some((path, ..)) = part.files().find(|(_, size, sha256)| !store.has_blob(sha256, *size)) {
+            // Without its state the next sync looks for every blob again.
+            crate::files::remove(&store.path(State::path(part.name())))?;
+            let why = format!("the content of {path} is not in the store");
+            return Err(Error::NotSynced { name: part.name().to_owned(), why });
+        }
+        Ok(part)
+    }
+
+    /// Adds the blobs that this state needs.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Damaged`].
+    pub(crate) fn mark(&self, store: &Store, blobs: &mut BTreeSet<Digest>) -> Result<()> {
+        blobs.extend(self.kept.iter().cloned());
+        blobs.extend(self.heads.iter().map(|head| head.sha256.clone()));
+        blobs.insert(self.part.clone());
+        blobs.extend(self.read(store)?.files().map(|(_, _, sha256)| sha256.clone()));
+        Ok(())
+    }
 }
 
 /// Packages found in a directory.
@@ -94,6 +169,9 @@ impl State {
         Ok(state.filter(|state| match (state, source) {
             (Self::Deb(state), config::Source::Deb(deb)) => {
                 state.v == Self::VERSION && state.dir == deb.dir.to_string_lossy()
+            }
+            (Self::Part(state), _) => {
+                state.v == Self::VERSION && source.fingerprint().is_some_and(|digest| digest == state.config)
             }
             (Self::Git(state), config::Source::Git(git)) => {
                 state.v == Self::VERSION

@@ -18,7 +18,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::git::Git;
-use crate::manifest::{Deb, Manifest, Source};
+use crate::manifest::{Manifest, Signed, Source};
 use crate::sign::{Keyring, SigningKey};
 use crate::snapshot;
 use crate::store::Store;
@@ -45,22 +45,20 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         };
         check.signature(&base, &keyring);
         for source in &manifest.sources {
-            match source {
-                Source::Deb(deb) => check.deb(&base.join("deb").join(&deb.name), deb, &keyring),
-                Source::Git(part) => {
-                    for repo in &part.repos {
-                        repos.insert(repo.path.clone());
-                        match git.unpinned(repo, id) {
-                            Ok(lost) => {
-                                for name in lost {
-                                    check.found(&git.directory(&repo.path), &format!("pin of {name} for {id} is lost"));
-                                }
+            if let Source::Git(part) = source {
+                for repo in &part.repos {
+                    repos.insert(repo.path.clone());
+                    match git.unpinned(repo, id) {
+                        Ok(lost) => {
+                            for name in lost {
+                                check.found(&git.directory(&repo.path), &format!("pin of {name} for {id} is lost"));
                             }
-                            Err(error) => check.found(&git.directory(&repo.path), &toolkit::exit::chain(&error)),
                         }
+                        Err(error) => check.found(&git.directory(&repo.path), &toolkit::exit::chain(&error)),
                     }
                 }
             }
+            check.source(&base, source, &keyring);
         }
     }
     for path in &repos {
@@ -96,49 +94,53 @@ impl Check<'_> {
     }
 
     fn signature(&mut self, base: &Path, keyring: &Keyring) {
-        let (manifest, signature) = (base.join("manifest.json"), base.join("manifest.json.sig"));
-        match fs::read(&manifest).and_then(|bytes| Ok((bytes, fs::read(&signature)?))) {
-            Ok((bytes, armored)) => {
-                if let Err(message) = keyring.verify_detached(&bytes, &armored) {
-                    self.found(&signature, &message);
-                }
-            }
-            Err(error) => self.found(&signature, &error.to_string()),
+        let manifest = base.join("manifest.json");
+        match fs::read(&manifest) {
+            Ok(bytes) => self.detached(&bytes, &base.join("manifest.json.sig"), keyring),
+            Err(error) => self.found(&manifest, &error.to_string()),
         }
     }
 
-    fn deb(&mut self, base: &Path, deb: &Deb, keyring: &Keyring) {
-        let packages = deb.packages.iter().map(|package| (&package.path, &package.sha256));
-        let indices = deb.files.iter().map(|file| (&file.path, &file.sha256));
-        for (path, sha256) in packages.chain(indices) {
+    fn source(&mut self, base: &Path, source: &Source, keyring: &Keyring) {
+        let Some(directory) = source.directory() else { return };
+        let base = base.join(directory);
+        for (path, _, sha256) in source.files() {
             self.file(&base.join(path), sha256);
         }
-        for suite in &deb.suites {
-            let directory = base.join("dists").join(suite);
-            let release = fs::read_to_string(directory.join("Release"));
-            let release = match release {
-                Ok(text) => text,
-                Err(error) => {
-                    self.found(&directory.join("Release"), &error.to_string());
-                    continue;
+        for signed in source.signed() {
+            match signed {
+                Signed::Release(directory) => self.release(&base.join(directory), keyring),
+                Signed::Repomd => {
+                    let path = base.join("repodata/repomd.xml");
+                    match fs::read(&path) {
+                        Ok(bytes) => self.detached(&bytes, &base.join("repodata/repomd.xml.asc"), keyring),
+                        Err(error) => self.found(&path, &error.to_string()),
+                    }
                 }
-            };
-            let signed = directory.join("InRelease");
-            match fs::read(&signed)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| keyring.verify_cleartext(&bytes))
-            {
-                Ok(text) if text == release => {}
-                Ok(_) => self.found(&signed, "differs from Release"),
-                Err(message) => self.found(&signed, &message),
             }
-            let detached = directory.join("Release.gpg");
-            let verified = fs::read(&detached)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| keyring.verify_detached(release.as_bytes(), &bytes));
-            if let Err(message) = verified {
-                self.found(&detached, &message);
-            }
+        }
+    }
+
+    fn release(&mut self, directory: &Path, keyring: &Keyring) {
+        let release = match fs::read_to_string(directory.join("Release")) {
+            Ok(text) => text,
+            Err(error) => return self.found(&directory.join("Release"), &error.to_string()),
+        };
+        let signed = directory.join("InRelease");
+        match fs::read(&signed).map_err(|error| error.to_string()).and_then(|bytes| keyring.verify_cleartext(&bytes)) {
+            Ok(text) if text == release => {}
+            Ok(_) => self.found(&signed, "differs from Release"),
+            Err(message) => self.found(&signed, &message),
+        }
+        self.detached(release.as_bytes(), &directory.join("Release.gpg"), keyring);
+    }
+
+    fn detached(&mut self, content: &[u8], signature: &Path, keyring: &Keyring) {
+        let verified = fs::read(signature)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| keyring.verify_detached(content, &bytes));
+        if let Err(message) = verified {
+            self.found(signature, &message);
         }
     }
 
