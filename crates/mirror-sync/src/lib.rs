@@ -21,6 +21,7 @@ pub mod cli;
 mod config;
 mod consul;
 mod deb;
+mod diff;
 mod digest;
 mod error;
 mod fetch;
@@ -31,6 +32,8 @@ mod keygen;
 mod manifest;
 mod names;
 mod parallel;
+mod publish;
+mod report;
 mod repository;
 mod serve;
 mod sign;
@@ -68,11 +71,11 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
             let id = snapshot::create(&config, io)?;
             io.out(format!("{id}\n")).map_err(Error::Output)?;
         }
-        Action::List { json } => snapshot::list(&config, *json, io)?,
-        Action::Show { id, json } => snapshot::show(&config, &known(id, exit::NO)?, *json, io)?,
+        Action::List { json } => report::list(&config, *json, io)?,
+        Action::Show { id, json } => report::show(&config, &known(id, exit::NO)?, *json, io)?,
         Action::Diff { old, new, json } => {
             let (old, new) = (known(old, exit::BAD_INPUT)?, known(new, exit::BAD_INPUT)?);
-            return snapshot::diff(&config, &old, &new, *json, io);
+            return diff::run(&config, &old, &new, *json, io);
         }
         Action::Promote { id, channel } => channel::promote(&config, channel, &known(id, exit::NO)?, io)?,
         Action::Rollback { channel } => channel::rollback(&config, channel, io)?,

@@ -1,0 +1,139 @@
+//! Publishing a snapshot: a tree of hard links under its id.
+//!
+//! The tree is built in `ROOT/tmp` and renamed to `ROOT/pub/snap/ID` when it is whole, signed and its commits are
+//! pinned. Nothing in it changes afterwards, so every URL below it stays valid for as long as the snapshot
+//! exists, and old index files can always be fetched.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use toolkit::lock::FileLock;
+
+use crate::config::Config;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::git::Git;
+use crate::manifest::{Git as GitPart, Manifest, Signed, Source};
+use crate::parallel;
+use crate::repository;
+use crate::sign::SigningKey;
+use crate::snapshot::Info;
+use crate::store::Store;
+
+/// What publishing needs: the writer's store and lock, and the site's key.
+pub(crate) struct Publisher<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) lock: &'a FileLock,
+    pub(crate) config: &'a Config,
+    pub(crate) key: &'a SigningKey,
+}
+
+/// Publishes a snapshot whose content is in the store; one that is there is left alone.
+///
+/// # Errors
+/// [`Error::Rejected`] when a commit is missing; [`Error::Write`].
+pub(crate) fn publish(by: &Publisher<'_>, manifest: &Manifest, bytes: &[u8], id: &Digest) -> Result<()> {
+    let store = by.store;
+    let target = store.path(format!("pub/snap/{id}"));
+    if target.is_dir() {
+        return Ok(());
+    }
+    let work = store.temporary("snapshot");
+    files::make_dir(&work)?;
+    let mut links = Links::new(store);
+    for source in &manifest.sources {
+        if let Source::Git(part) = source {
+            pin(store, by.lock, by.config, part, id)?;
+        }
+        let Some(directory) = source.directory() else { continue };
+        let base = work.join(directory);
+        files::make_dir(&base)?;
+        for (path, _, sha256) in source.files() {
+            if !repository::is_plain(path) {
+                return Err(Error::Bug(format!("path {path:?} leaves the repository")));
+            }
+            links.add(sha256, &base.join(path))?;
+        }
+        for signed in source.signed() {
+            sign(&base, &signed, by.key)?;
+        }
+    }
+    write_new(&work.join("manifest.json"), bytes)?;
+    write_new(&work.join("manifest.json.sig"), &by.key.detached(bytes)?)?;
+    sync_tree(&work)?;
+    files::make_dir(&store.path(format!("snapshots/{id}")))?;
+    store.write_json(Info::path(id), &Info { v: 1, created: files::now(), signer: by.key.fingerprint() })?;
+    fs::rename(&work, &target).map_err(Error::write(&target))?;
+    let parent = store.path("pub/snap");
+    toolkit::atomic::sync_dir(&parent).map_err(Error::write(&parent))
+}
+
+fn pin(store: &Store, lock: &FileLock, config: &Config, part: &GitPart, id: &Digest) -> Result<()> {
+    let git = Git::writer(store, &config.limits, lock);
+    parallel::map(config.jobs, &part.repos, |repo| git.pin(repo, id)).into_iter().collect()
+}
+
+fn sign(base: &Path, signed: &Signed, key: &SigningKey) -> Result<()> {
+    match signed {
+        Signed::Release(directory) => {
+            let directory = base.join(directory);
+            let path = directory.join("Release");
+            let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
+            write_new(&directory.join("InRelease"), &key.cleartext(&text)?)?;
+            write_new(&directory.join("Release.gpg"), &key.detached(text.as_bytes())?)
+        }
+        Signed::Repomd => {
+            let path = base.join("repodata/repomd.xml");
+            let bytes = fs::read(&path).map_err(Error::read(&path))?;
+            write_new(&base.join("repodata/repomd.xml.asc"), &key.detached(&bytes)?)
+        }
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(Error::write(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(Error::write(path))?;
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::write(path))
+}
+
+/// Syncs the directories of a tree; its files are synced already.
+fn sync_tree(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(Error::read(directory))? {
+        let entry = entry.map_err(Error::read(directory))?;
+        if entry.file_type().map_err(Error::read(directory))?.is_dir() {
+            sync_tree(&entry.path())?;
+        }
+    }
+    toolkit::atomic::sync_dir(directory).map_err(Error::write(directory))
+}
+
+/// Hard links of blobs, each directory made once.
+struct Links<'a> {
+    store: &'a Store,
+    made: BTreeSet<std::path::PathBuf>,
+}
+
+impl<'a> Links<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, made: BTreeSet::new() }
+    }
+
+    fn add(&mut self, sha256: &Digest, path: &Path) -> Result<()> {
+        let parent = path.parent().expect("a published file has a directory");
+        if !self.made.contains(parent) {
+            files::make_dir(parent)?;
+            self.made.insert(parent.to_owned());
+        }
+        let blob = self.store.blob(sha256);
+        match fs::hard_link(&blob, path) {
+            // A file system allows a blob only so many names; a copy serves as well.
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EMLINK as i32) => {
+                fs::copy(&blob, path).map(|_| ()).map_err(Error::write(path))
+            }
+            other => other.map_err(Error::write(path)),
+        }
+    }
+}
