@@ -43,11 +43,13 @@ pub(crate) struct Fault {
     pub(crate) retry: Retry,
     /// Whether libgit2 found it in what a server or repository said, as opposed to no answer at all.
     pub(crate) in_answer: bool,
+    /// Whether the server says that it has too much to do.
+    pub(crate) crowded: bool,
 }
 
 impl Fault {
     pub(crate) fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), hint: None, retry: Retry::Never, in_answer: false }
+        Self { cause, message: message.into(), hint: None, retry: Retry::Never, in_answer: false, crowded: false }
     }
 
     pub(crate) fn network(message: impl Into<String>) -> Self {

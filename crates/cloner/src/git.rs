@@ -1,12 +1,15 @@
 //! From a ref to a commit's objects: resolving exactly, and fetching as little as the mode needs.
 
+use std::io::{Read, Write as _};
 use std::path::Path;
 
 use git2::{AutotagOption, Direction, FetchOptions, ObjectType, Oid, RemoteCallbacks, Repository};
 
 use crate::fault::{Cause, Fault};
+use crate::http::{Greeting, Session, Stream};
 use crate::nearest::nearest;
-use crate::transport::{self, Session};
+use crate::v2::{self, Answer, Ask};
+use crate::{pack, transport};
 
 /// Most bytes that one repository may send.
 const MAX_PACK: usize = 4 << 30;
@@ -124,13 +127,90 @@ fn missing(name: &str, heads: &[Head]) -> Fault {
     }
 }
 
-/// Lists the refs of a remote.
-pub(crate) fn list(session: &Session) -> Result<Vec<Head>, Fault> {
-    session.run("cannot list the refs", || {
-        let mut remote = git2::Remote::create_detached(transport::URL)?;
-        let connection = remote.connect_auth(Direction::Fetch, None, None)?;
-        Ok(heads(connection.list()?))
-    })
+const EVERYTHING: [&str; 2] = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+
+/// Where objects are fetched from.
+#[derive(Clone, Copy)]
+pub(crate) enum Remote<'a> {
+    /// A server.
+    Session(&'a Session),
+    /// A repository of this machine.
+    Local(&'a Path),
+}
+
+impl Want {
+    /// Returns what the names of the refs begin with that can answer this.
+    fn prefixes(&self) -> Vec<String> {
+        match self {
+            Self::Head => vec!["HEAD".to_owned()],
+            Self::Commit(_) => Vec::new(),
+            Self::Name(name) if name.starts_with("refs/") => vec![name.clone()],
+            Self::Name(name) => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}")],
+        }
+    }
+}
+
+/// Lists the refs of a remote that matter to `wants`, or all of them.
+pub(crate) fn list(session: &Session, wants: &[&Want], all: bool) -> Result<Vec<Head>, Fault> {
+    let every = ["HEAD", "refs/heads/", "refs/tags/"].map(str::to_owned);
+    let mut prefixes: Vec<String> = wants.iter().flat_map(|want| want.prefixes()).collect();
+    if all {
+        prefixes.retain(|prefix| !every.iter().any(|covered| prefix.starts_with(covered)));
+        prefixes.extend(every.clone());
+    }
+    prefixes.sort();
+    prefixes.dedup();
+    if prefixes.is_empty() {
+        // Commits are asked for by their ids, and whether the server has them is seen then.
+        return Ok(Vec::new());
+    }
+    let Some(heads) = ask(session, &v2::ls_refs(&prefixes), v2::read_refs)? else {
+        return transport::run(session, "cannot list the refs", || {
+            let mut remote = git2::Remote::create_detached(transport::URL)?;
+            let connection = remote.connect_auth(Direction::Fetch, None, None)?;
+            Ok(heads(connection.list()?))
+        });
+    };
+    session.speaks_two();
+    if !all && wants.iter().any(|want| want.find(&heads).is_err()) {
+        // With all names there may be a hint at what was meant.
+        return list(session, wants, true);
+    }
+    Ok(heads)
+}
+
+/// Asks in version 2 of the protocol; none if the server does not speak it.
+fn ask<T>(session: &Session, question: &[u8], read: impl Fn(Stream) -> Result<T, Answer>) -> Result<Option<T>, Fault> {
+    if session.is_old() {
+        return Ok(None);
+    }
+    loop {
+        let greeted = session.is_greeted();
+        match session.ask(question)?.map(&read) {
+            Some(Ok(answer)) => return Ok(Some(answer)),
+            Some(Err(Answer::Broken(err))) => return Err(session.read_fault(&err)),
+            Some(Err(Answer::Refused(words))) if greeted => {
+                let message = format!("{}: the server says: {}", session.base(), words.escape_debug());
+                return Err(Fault { in_answer: true, ..Fault::new(Cause::Ref, message) });
+            }
+            Some(Err(Answer::Other)) if greeted => {
+                return Err(Fault::network(format!("{}: the answer is not git's smart protocol", session.base())));
+            }
+            Some(Err(Answer::Refused(_) | Answer::Other)) | None => {}
+        }
+        match session.greet()? {
+            Greeting::Old(_) => return Ok(None),
+            Greeting::Two { sha256: true } => return Err(sha256()),
+            Greeting::Two { sha256: false } if greeted => {
+                return Err(Fault::network(format!("{}: the answer is not git's smart protocol", session.base())));
+            }
+            Greeting::Two { sha256: false } => {}
+        }
+    }
+}
+
+fn sha256() -> Fault {
+    Fault::new(Cause::Ref, "the repository has SHA-256 ids; such repositories are not supported")
 }
 
 fn heads(list: &[git2::RemoteHead<'_>]) -> Vec<Head> {
@@ -143,8 +223,36 @@ fn heads(list: &[git2::RemoteHead<'_>]) -> Vec<Head> {
         .collect()
 }
 
-/// Fetches `target` alone into the bare repository `store`, without history if the server can.
-pub(crate) fn fetch_commit(session: &Session, store: &Repository, target: &Target) -> Result<(), Fault> {
+/// Fetches the commits of `targets` without their history, all at once, and returns where they are:
+/// in memory if they are small, else in the bare repository that `disk` makes.
+pub(crate) fn fetch_commits(
+    session: &Session,
+    targets: &[Target],
+    disk: &dyn Fn() -> Result<Repository, Fault>,
+) -> Result<Repository, Fault> {
+    let wants: Vec<Oid> = unique(targets.iter().map(|target| target.oid));
+    let question = v2::fetch(&Ask { wants: &wants, haves: &[], shallow: true });
+    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, disk))) {
+        Ok(Some(received)) => return received,
+        Ok(None) => {
+            let store = disk()?;
+            for target in targets {
+                fetch_old(session, &store, target)?;
+            }
+            return Ok(store);
+        }
+        // A server may give away tips only; then all history is searched.
+        Err(fault) if fault.in_answer && targets.iter().any(|target| target.refname.is_none()) => {}
+        Err(fault) => return Err(fault),
+    }
+    let tips = unique(list(session, &[], true)?.iter().map(|head| head.oid));
+    let store = disk()?;
+    fetch_into(session, &store, &Ask { wants: &tips, haves: &[], shallow: false })?;
+    Ok(store)
+}
+
+/// Fetches by an older version of the protocol, into `store`.
+fn fetch_old(session: &Session, store: &Repository, target: &Target) -> Result<(), Fault> {
     let from = Remote::Session(session);
     if let Some(refname) = &target.refname {
         return download(from, store, &[format!("+{refname}:refs/cloner/want")], Some(1));
@@ -160,34 +268,85 @@ pub(crate) fn fetch_commit(session: &Session, store: &Repository, target: &Targe
     download(from, store, &EVERYTHING.map(str::to_owned), None)
 }
 
-/// Where objects are fetched from.
-#[derive(Clone, Copy)]
-pub(crate) enum Remote<'a> {
-    /// A server.
-    Session(&'a Session),
-    /// A repository of this machine.
-    Local(&'a Path),
+/// Fetches a pack by version 2 into `store`.
+fn fetch_into(session: &Session, store: &Repository, what: &Ask<'_>) -> Result<(), Fault> {
+    let keep = |body| Ok(keep(session, v2::Pack::open(body)?, Vec::new(), store));
+    match ask(session, &v2::fetch(what), keep)? {
+        Some(kept) => kept,
+        None => Err(Fault::network(format!("{}: the server has changed its protocol", session.base()))),
+    }
 }
 
-const EVERYTHING: [&str; 2] = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-
-/// Fetches all branches and tags into `clone` and sets its refs, as `git clone` does.
-pub(crate) fn fetch_all(from: Remote<'_>, clone: &Repository, heads: &[Head], target: &Target) -> Result<(), Fault> {
-    let mut specs = EVERYTHING.map(str::to_owned).to_vec();
-    if let Some(refname) = &target.refname
-        && !refname.starts_with("refs/heads/")
-        && !refname.starts_with("refs/tags/")
-        && refname != "HEAD"
-    {
-        specs.push(format!("+{refname}:refs/cloner/want"));
-    }
-    download(from, clone, &specs, None)?;
-    if clone.find_commit(target.oid).is_err() && target.refname.is_none() {
-        match download(from, clone, &[format!("{}:refs/cloner/want", target.oid)], None) {
-            // The server does not give it; the caller will see that it is missing.
-            Err(fault) if fault.in_answer => {}
-            fetched => fetched?,
+/// Reads a pack into memory, or into `disk` if it is too large for that.
+pub(crate) fn receive(
+    session: &Session,
+    mut pack: impl Read,
+    disk: &dyn Fn() -> Result<Repository, Fault>,
+) -> Result<Repository, Fault> {
+    let mut bytes = Vec::new();
+    let limit = pack::MAX_BYTES as u64 + 1;
+    (&mut pack).take(limit).read_to_end(&mut bytes).map_err(|err| session.read_fault(&err))?;
+    if bytes.len() <= pack::MAX_BYTES {
+        let memory = |err: git2::Error| Fault::git(Cause::Network, "cannot keep objects in memory", &err);
+        let odb = git2::Odb::new().map_err(memory)?;
+        odb.add_new_mempack_backend(1).map_err(memory)?;
+        match pack::unpack(&bytes, &odb) {
+            Ok(()) => return Repository::from_odb(odb).map_err(memory),
+            Err(pack::Refused::Damaged(why)) => {
+                return Err(Fault::network(format!("{}: the pack is damaged: {why}", session.base())));
+            }
+            Err(pack::Refused::Large) => {}
         }
+    }
+    let store = disk()?;
+    keep(session, pack, bytes, &store)?;
+    Ok(store)
+}
+
+/// Writes a pack, of which `begun` has been read, into `store`.
+fn keep(session: &Session, mut pack: impl Read, begun: Vec<u8>, store: &Repository) -> Result<(), Fault> {
+    let fail = |err: git2::Error| Fault::git(Cause::Network, "cannot keep the pack", &err);
+    let odb = store.odb().map_err(fail)?;
+    let mut writer = odb.packwriter().map_err(fail)?;
+    let (mut chunk, mut total) = (begun, 0);
+    loop {
+        total += chunk.len();
+        if total > MAX_PACK {
+            let message = format!("{}: the repository sends more than {} GiB", session.base(), MAX_PACK >> 30);
+            return Err(Fault::new(Cause::Network, message));
+        }
+        // What libgit2 says about a full disk reaches us as text alone.
+        writer.write_all(&chunk).map_err(|err| fail(git2::Error::from_str(&err.to_string())))?;
+        chunk.resize(64 << 10, 0);
+        let got = pack.read(&mut chunk).map_err(|err| session.read_fault(&err))?;
+        chunk.truncate(got);
+        if got == 0 {
+            break;
+        }
+    }
+    writer.commit().map_err(fail)?;
+    Ok(())
+}
+
+fn unique(ids: impl Iterator<Item = Oid>) -> Vec<Oid> {
+    let mut ids: Vec<Oid> = ids.collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Fetches all branches and tags into `clone` and sets its refs, as `git clone` does. What `clone`
+/// has already is not sent again.
+pub(crate) fn fetch_all(
+    from: Remote<'_>,
+    clone: &Repository,
+    heads: &[Head],
+    target: &Target,
+    haves: &[Oid],
+) -> Result<(), Fault> {
+    match from {
+        Remote::Session(session) if !session.is_old() => fetch_missing(session, clone, heads, target, haves)?,
+        _ => fetch_all_old(from, clone, target)?,
     }
     for head in heads {
         let name = match head.name.strip_prefix("refs/heads/") {
@@ -205,6 +364,50 @@ pub(crate) fn fetch_all(from: Remote<'_>, clone: &Repository, heads: &[Head], ta
     Ok(())
 }
 
+fn fetch_missing(
+    session: &Session,
+    clone: &Repository,
+    heads: &[Head],
+    target: &Target,
+    haves: &[Oid],
+) -> Result<(), Fault> {
+    let listed = heads.iter().filter(|head| head.name.starts_with("refs/") && !head.name.ends_with("^{}"));
+    let tips = unique(listed.map(|head| head.oid).chain([target.oid]));
+    let wants: Vec<Oid> = tips.into_iter().filter(|oid| clone.find_object(*oid, None).is_err()).collect();
+    if wants.is_empty() {
+        return Ok(());
+    }
+    let all = fetch_into(session, clone, &Ask { wants: &wants, haves, shallow: false });
+    match all {
+        // It may not give away what is no tip; the caller will see that it is missing.
+        Err(fault) if fault.in_answer && target.refname.is_none() && wants.len() > 1 => {
+            let wants: Vec<Oid> = wants.into_iter().filter(|oid| *oid != target.oid).collect();
+            fetch_into(session, clone, &Ask { wants: &wants, haves, shallow: false })
+        }
+        all => all,
+    }
+}
+
+fn fetch_all_old(from: Remote<'_>, clone: &Repository, target: &Target) -> Result<(), Fault> {
+    let mut specs = EVERYTHING.map(str::to_owned).to_vec();
+    if let Some(refname) = &target.refname
+        && !refname.starts_with("refs/heads/")
+        && !refname.starts_with("refs/tags/")
+        && refname != "HEAD"
+    {
+        specs.push(format!("+{refname}:refs/cloner/want"));
+    }
+    download(from, clone, &specs, None)?;
+    if clone.find_commit(target.oid).is_err() && target.refname.is_none() {
+        match download(from, clone, &[format!("{}:refs/cloner/want", target.oid)], None) {
+            // The server does not give it; the caller will see that it is missing.
+            Err(fault) if fault.in_answer => {}
+            fetched => fetched?,
+        }
+    }
+    Ok(())
+}
+
 fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: Option<i32>) -> Result<(), Fault> {
     let mut options = FetchOptions::new();
     options.download_tags(AutotagOption::None).update_fetchhead(false);
@@ -217,12 +420,12 @@ fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: 
                 repository.remote_anonymous(url).and_then(|mut remote| remote.download(specs, Some(&mut options)));
             fetched.map_err(|err| Fault::git(Cause::Network, &format!("cannot fetch from {url}"), &err))
         }
-        Remote::Session(session) => session.run("cannot fetch", || {
+        Remote::Session(session) => transport::run(session, "cannot fetch", || {
             let mut callbacks = RemoteCallbacks::new();
             callbacks.transfer_progress(|progress| {
                 if progress.received_bytes() > MAX_PACK {
                     let message = format!("the repository sends more than {} GiB", MAX_PACK >> 30);
-                    session.refuse(Fault::new(Cause::Network, message));
+                    session.note(Fault::new(Cause::Network, message));
                     return false;
                 }
                 !session.expired()
@@ -235,6 +438,40 @@ fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: 
             repository.remote_anonymous(transport::URL)?.download(specs, Some(&mut options))
         }),
     }
+}
+
+/// Gives the new clone at `into` the objects of the one at `from`, as hard links where that is possible.
+/// Returns the commits that it then has with all their history.
+pub(crate) fn share(from: &Path, into: &Path) -> Result<Vec<Oid>, Fault> {
+    let (from, into) = (from.join(".git"), into.join(".git"));
+    let partial = ["shallow", "objects/info/alternates"];
+    if partial.iter().any(|name| std::fs::symlink_metadata(from.join(name)).is_ok()) {
+        return Ok(Vec::new());
+    }
+    share_objects(&from.join("objects"), &into.join("objects"))
+        .map_err(|err| Fault::disk(&into.join("objects"), &err))?;
+    let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot read the refs", &err);
+    let repository = open_local(&from)?;
+    let mut haves = Vec::new();
+    for reference in repository.references_glob("refs/*").map_err(fail)? {
+        haves.extend(reference.map_err(fail)?.target());
+    }
+    Ok(unique(haves.into_iter()))
+}
+
+fn share_objects(from: &Path, into: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, to) = (entry.path(), into.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() && entry.file_name() != "info" {
+            std::fs::create_dir_all(&to)?;
+            share_objects(&path, &to)?;
+        } else if kind.is_file() && std::fs::hard_link(&path, &to).is_err() {
+            std::fs::copy(&path, &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a repository of this machine at exactly `path`.

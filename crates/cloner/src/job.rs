@@ -1,4 +1,7 @@
-//! One repository's way from the manifest to a staged tree.
+//! From the manifest to staged trees: all repositories of one source are one job.
+//!
+//! A source is listed once and fetched once, however many places ask for it; then each place gets
+//! its tree. What fails for one place alone does not stop the others of its source.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,22 +11,26 @@ use toolkit::backoff::Backoff;
 
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
+use crate::fleet::{self, Fleet, Known};
 use crate::git::{self, Head, Remote, Target, Want};
+use crate::http::{Client, Session};
 use crate::lockfile::Lock;
 use crate::manifest::Repo;
 use crate::place::{self, Site, Staged, tree_in};
 use crate::record::{GitDir, Occupied, Record};
-use crate::slots::Slots;
-use crate::source::{Mirror, Source};
-use crate::transport::{Client, Session};
+use crate::slots::{Slot, Slots};
+use crate::source::{HttpUrl, Mirror, Source};
 use crate::tree::{self, Depth};
 
 /// What all jobs of a run share.
 pub(crate) struct Setup<'a> {
     pub(crate) site: &'a Site,
     pub(crate) client: &'a Client,
+    /// How many repositories use one server at the same time.
     pub(crate) slots: &'a Slots,
-    pub(crate) mirror: Option<&'a Mirror>,
+    /// How many are unpacked and written at the same time.
+    pub(crate) hands: &'a Slots,
+    pub(crate) fleet: Option<&'a Fleet>,
     pub(crate) mode: Mode,
     pub(crate) timeout: Duration,
     pub(crate) retries: u16,
@@ -35,7 +42,15 @@ pub(crate) struct Setup<'a> {
     pub(crate) manifest: &'a Path,
 }
 
-/// How far a job came.
+/// A repository of the manifest and its place; `number` tells staging directories apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Member<'a> {
+    pub(crate) number: usize,
+    pub(crate) repo: &'a Repo,
+    pub(crate) dest: &'a Path,
+}
+
+/// How far a repository came.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// The place holds the commit already.
@@ -48,81 +63,114 @@ pub(crate) enum Progress {
 
 /// A repository whose values passed the checks.
 struct Job<'a> {
+    number: usize,
     repo: &'a Repo,
     dest: &'a Path,
-    /// Where it belongs, without credentials; what records and clones say.
-    origin: String,
+    source: Source,
     /// Where it is taken from.
     via: Source,
     want: Want,
     /// The tree that the lock file promises.
     locked_tree: Option<String>,
     staging: PathBuf,
+    /// The commit at the place.
+    old: Option<String>,
+    /// What is at the place, if nobody has touched it and it came from this source in this mode.
+    clean: Option<Box<Record>>,
 }
 
-/// Works on one repository; `number` tells staging directories apart.
-pub(crate) fn work(setup: &Setup<'_>, repo: &Repo, dest: &Path, number: usize) -> Result<Progress, Fault> {
-    let job = Job::new(setup, repo, dest, number)?;
-    let root = &setup.site.root;
-    let place = root.join(dest);
-    let disk = |err: std::io::Error| Fault::disk(&place, &err);
-    crate::dest::check_path(root, dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
-    let records = &setup.site.records;
-    let occupied = records.look(root, dest, Depth::Stat).map_err(disk)?;
-    let old = match &occupied {
-        Occupied::No => None,
-        Occupied::Clean(record) => Some(record),
-        Occupied::Changed(record, _) if setup.force => Some(record),
-        Occupied::Foreign if setup.force => None,
-        Occupied::Changed(_, changes) => return Err(place::changed(changes)),
-        Occupied::Foreign => return Err(place::foreign()),
-    };
-    let clean = match &occupied {
-        Occupied::Clean(record) if record.mode == setup.mode && record.source == job.origin => Some(record),
+/// Tells which repositories are one job: those of the same source, whoever's credentials it has.
+pub(crate) fn key(repo: &Repo, manifest: &Path) -> Option<String> {
+    let source = Source::parse(&repo.source, manifest.parent().unwrap_or(Path::new("."))).ok()?;
+    Some(match &source {
+        Source::Http(url) => {
+            let login = url.login.as_ref().map(|(user, password)| format!("{user}:{}@", password.expose()));
+            format!("{}{}", login.unwrap_or_default(), url.base())
+        }
+        other => other.to_string(),
+    })
+}
+
+/// Works on all repositories of one source.
+pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Result<Progress, Fault>)> {
+    let mut results = Vec::new();
+    let mut pending = Vec::new();
+    for member in members {
+        match Job::new(setup, *member).and_then(|job| job.look(setup)) {
+            Ok(Ready::Done(progress)) => results.push((member.number, Ok(progress))),
+            Ok(Ready::Pending(job)) => pending.push(*job),
+            Err(fault) => results.push((member.number, Err(fault))),
+        }
+    }
+    if pending.is_empty() {
+        return results;
+    }
+    let via = pending[0].via.clone();
+    // An index that decides costs its server nothing, so it needs no slot.
+    let known = match (&via, setup.fleet, pending[0].source.mirror_path()) {
+        (Source::Http(_), Some(fleet), Ok(Some(place))) => {
+            fleet.find(setup.client, &place, Instant::now() + setup.timeout)
+        }
         _ => None,
     };
-    // A run that was stopped after placing has not confirmed yet.
-    if !setup.plan && matches!(occupied, Occupied::Clean(_)) && records.is_announced(dest) {
-        records.settle(root, dest).map_err(disk)?;
+    if let Some(known) = &known {
+        pending.retain(|job| match job.decided(setup, known) {
+            Some(progress) => {
+                results.push((job.number, progress));
+                false
+            }
+            None => true,
+        });
+        if pending.is_empty() {
+            return results;
+        }
     }
-    let old = old.map(|record| record.sha.clone());
-    if let (Want::Commit(oid), Some(record)) = (&job.want, clean)
-        && record.sha == oid.to_string()
-    {
-        return job.unchanged(setup, record);
-    }
-    let _slot = match &job.via {
+    let mut slot = match &via {
         Source::Http(url) => Some(setup.slots.take(&url.authority)),
         _ => None,
     };
     // Waiting for a slot is no network time.
     let deadline = Instant::now() + setup.timeout;
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-    let mut attempt = 0;
-    loop {
-        let fault = match job.attempt(setup, clean.map(|record| record.sha.as_str()), deadline) {
-            Ok(Attempt::Same) => return job.unchanged(setup, clean.expect("only a clean place can be the same")),
-            Ok(Attempt::New(new)) => return Ok(Progress::Planned { old, new }),
-            Ok(Attempt::Staged(staged)) => return Ok(Progress::Staged { old, staged }),
-            Err(fault) => fault,
+    for attempt in 0.. {
+        let tried = Try { setup, via: &via, known: known.as_ref(), deadline };
+        let outcome = tried.run(&pending, &mut slot);
+        let each: Vec<Result<Attempt, Fault>> = match outcome {
+            Ok(each) => each,
+            Err(fault) => pending.iter().map(|_| Err(fault.clone())).collect(),
         };
-        // What a failed attempt leaves would only fill the disk; the next run sweeps it anyway.
-        let _ = place::remove_tree(&job.staging);
+        let mut left = Vec::new();
+        for (job, result) in pending.into_iter().zip(each) {
+            match result {
+                Err(fault) if fault.retry != Retry::Never => left.push((job, fault)),
+                result => results.push((job.number, result.and_then(|attempt| job.progress(setup, attempt)))),
+            }
+        }
+        let Some((_, fault)) = left.first() else { break };
         let pause = match fault.retry {
-            Retry::Never => return Err(fault),
-            Retry::Soon => backoff.next_delay(),
             Retry::After(pause) => pause,
+            Retry::Soon | Retry::Never => backoff.next_delay(),
         };
         // The pause may be any number that a server thought of.
         let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
-        if attempt == setup.retries || !in_time {
-            let attempts = attempt + 1;
-            let times = if attempts == 1 { String::new() } else { format!(" (after {attempts} attempts)") };
-            return Err(Fault { message: format!("{}{times}", fault.message), ..fault });
+        if attempt == u32::from(setup.retries) || !in_time {
+            let times = if attempt == 0 { String::new() } else { format!(" (after {} attempts)", attempt + 1) };
+            let ended = |fault: Fault| Fault { message: format!("{}{times}", fault.message), ..fault };
+            results.extend(left.into_iter().map(|(job, fault)| (job.number, Err(ended(fault)))));
+            break;
         }
-        attempt += 1;
+        pending = left.into_iter().map(|(job, _)| job).collect();
         std::thread::sleep(pause);
+        if let (None, Source::Http(url)) = (&slot, &via) {
+            slot = Some(setup.slots.take(&url.authority));
+        }
     }
+    results
+}
+
+enum Ready<'a> {
+    Done(Progress),
+    Pending(Box<Job<'a>>),
 }
 
 enum Attempt {
@@ -131,13 +179,162 @@ enum Attempt {
     Staged(Box<Staged>),
 }
 
+/// One attempt for all places of a source.
+struct Try<'t> {
+    setup: &'t Setup<'t>,
+    via: &'t Source,
+    known: Option<&'t Known>,
+    deadline: Instant,
+}
+
+impl Try<'_> {
+    /// Returns what became of each job, or what failed for all of them.
+    fn run(&self, jobs: &[Job<'_>], slot: &mut Option<Slot<'_>>) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
+        for job in jobs {
+            // What a failed attempt left would only be in the way.
+            let _ = place::remove_tree(&job.staging).and_then(|()| place::remove_tree(&job.objects()));
+        }
+        match self.via {
+            Source::Local(path) => self.local(jobs, path),
+            Source::Http(url) => {
+                let done = self.http(jobs, url, slot);
+                if let (Err(fault), Some(slot)) = (&done, slot)
+                    && fault.crowded
+                {
+                    slot.crowded();
+                }
+                done
+            }
+            Source::Other(_) => unreachable!("refused when the job was made"),
+        }
+    }
+
+    fn local(&self, jobs: &[Job<'_>], path: &Path) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
+        let source = git::open_local(path)?;
+        let heads = git::list_local(&source)?;
+        let one = |job: &Job<'_>| {
+            let mut target = job.want.find(&heads)?;
+            target.oid = git::commit(&source, target.oid)?.id();
+            if let Some(attempt) = job.decide(self.setup, &target) {
+                return Ok(attempt);
+            }
+            let _hand = self.setup.hands.take("");
+            match self.setup.mode {
+                // Nothing needs to be copied but the files.
+                Mode::Export => job.export(self.setup, &source, &target),
+                Mode::Clone => job.make_clone(self.setup, Remote::Local(path), &heads, &target, None),
+            }
+        };
+        Ok(jobs.iter().map(one).collect())
+    }
+
+    fn http(
+        &self,
+        jobs: &[Job<'_>],
+        url: &HttpUrl,
+        slot: &mut Option<Slot<'_>>,
+    ) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
+        let session = self.setup.client.session(url, self.deadline);
+        let wants: Vec<&Want> = jobs.iter().map(|job| &job.want).collect();
+        let listed;
+        let heads = match self.known {
+            Some(known) if wants.iter().all(|want| want.find(&known.heads).is_ok()) => &known.heads,
+            _ => {
+                listed = git::list(&session, &wants, self.setup.mode == Mode::Clone)?;
+                &listed
+            }
+        };
+        let targets: Vec<Result<Target, Fault>> = wants.iter().map(|want| want.find(heads)).collect();
+        let decided = |job: &Job<'_>, target: &Result<Target, Fault>| match target {
+            Err(fault) => Some(Err(fault.clone())),
+            Ok(target) => job.decide(self.setup, target).map(Ok),
+        };
+        let mut results: Vec<Option<Result<Attempt, Fault>>> =
+            jobs.iter().zip(&targets).map(|(job, target)| decided(job, target)).collect();
+        let open: Vec<(usize, &Job<'_>, Target)> = jobs
+            .iter()
+            .zip(targets)
+            .enumerate()
+            .filter(|(index, _)| results[*index].is_none())
+            .filter_map(|(index, (job, target))| Some((index, job, target.ok()?)))
+            .collect();
+        if open.is_empty() {
+            drop(done(slot));
+        } else if self.setup.mode == Mode::Export {
+            let wanted: Vec<Target> = open.iter().map(|(_, _, target)| target.clone()).collect();
+            let objects = open[0].1.objects();
+            let stores = self.fetch(&session, &wanted, &objects)?;
+            drop(done(slot));
+            let _hand = self.setup.hands.take("");
+            for (index, job, target) in &open {
+                results[*index] = Some(job.export_from(self.setup, &stores, target));
+            }
+            drop(stores);
+            // The objects have served; flushing them to the disk would be for nothing.
+            place::remove_tree(&objects).map_err(|err| Fault::disk(&objects, &err))?;
+        } else {
+            // Places of the same source take their objects from the first of them.
+            let mut first: Option<PathBuf> = None;
+            for (index, job, target) in &open {
+                let result = job.make_clone(self.setup, Remote::Session(&session), heads, target, first.as_deref());
+                match &result {
+                    Ok(_) => drop(first.get_or_insert(tree_in(&job.staging))),
+                    Err(fault) if fault.cause == Cause::Network => return Err(fault.clone()),
+                    Err(_) => {}
+                }
+                results[*index] = Some(result);
+            }
+            drop(done(slot));
+        }
+        Ok(results.into_iter().map(|result| result.expect("each was decided or worked on")).collect())
+    }
+
+    /// Fetches the commits of `targets`: from the mirror's packs, else from the server.
+    fn fetch(&self, session: &Session, targets: &[Target], objects: &Path) -> Result<Vec<Repository>, Fault> {
+        let made = std::cell::Cell::new(0);
+        let disk = || {
+            made.set(made.get() + 1);
+            init(&objects.join(format!("{}.git", made.get())), true)
+        };
+        let mut stores: Vec<Repository> = Vec::new();
+        let mut rest = Vec::new();
+        for target in targets {
+            if stores.iter().any(|store| store.find_object(target.oid, None).is_ok()) {
+                continue;
+            }
+            let pack = self.known.and_then(|known| known.pack(target.oid));
+            let got = match (pack, self.setup.fleet.map(|fleet| &fleet.mirror)) {
+                (Some(pack), Some(Mirror::Http(url))) => {
+                    fleet::fetch_pack(self.setup.client, url, pack, self.deadline, &disk)
+                }
+                _ => Ok(None),
+            };
+            match got {
+                Ok(Some(store)) if store.find_object(target.oid, None).is_ok() => stores.push(store),
+                // A mirror that has cleaned up, or a damaged pack: the server itself still has it.
+                Ok(_) | Err(_) => rest.push(target.clone()),
+            }
+        }
+        if !rest.is_empty() {
+            stores.push(git::fetch_commits(session, &rest, &disk)?);
+        }
+        Ok(stores)
+    }
+}
+
+/// Notes that the server did its part, and frees its slot.
+fn done<'s>(slot: &mut Option<Slot<'s>>) -> Option<Slot<'s>> {
+    slot.take().inspect(|slot| slot.went_well())
+}
+
 impl<'a> Job<'a> {
-    fn new(setup: &Setup<'_>, repo: &'a Repo, dest: &'a Path, number: usize) -> Result<Self, Fault> {
+    fn new(setup: &Setup<'_>, member: Member<'a>) -> Result<Self, Fault> {
+        let Member { number, repo, dest } = member;
         let refused = |why: String| Fault::new(Cause::Manifest, why);
         let base = setup.manifest.parent().unwrap_or(Path::new("."));
         let source = Source::parse(&repo.source, base).map_err(refused)?;
-        let via = match setup.mirror {
-            Some(mirror) => source.mirrored(mirror).map_err(refused)?,
+        let via = match setup.fleet {
+            Some(fleet) => source.mirrored(&fleet.mirror).map_err(refused)?,
             None => source.clone(),
         };
         if let Source::Other(url) = &via {
@@ -159,7 +356,74 @@ impl<'a> Job<'a> {
             }
         }
         let staging = setup.site.stage().join(number.to_string());
-        Ok(Self { repo, dest, origin: source.to_string(), via, want, locked_tree, staging })
+        Ok(Self { number, repo, dest, source, via, want, locked_tree, staging, old: None, clean: None })
+    }
+
+    /// Looks at the place; a pin that is in place is done.
+    fn look(mut self, setup: &Setup<'_>) -> Result<Ready<'a>, Fault> {
+        let root = &setup.site.root;
+        let place = root.join(self.dest);
+        let disk = |err: std::io::Error| Fault::disk(&place, &err);
+        crate::dest::check_path(root, self.dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
+        let records = &setup.site.records;
+        let occupied = records.look(root, self.dest, Depth::Stat).map_err(disk)?;
+        // A run that was stopped after placing has not confirmed yet.
+        if !setup.plan && matches!(occupied, Occupied::Clean(_)) && records.is_announced(self.dest) {
+            records.settle(root, self.dest).map_err(disk)?;
+        }
+        match occupied {
+            Occupied::No => {}
+            Occupied::Clean(record) => {
+                self.old = Some(record.sha.clone());
+                let fits = record.mode == setup.mode && record.source == self.origin();
+                self.clean = Some(record).filter(|_| fits);
+            }
+            Occupied::Changed(record, _) if setup.force => self.old = Some(record.sha),
+            Occupied::Foreign if setup.force => {}
+            Occupied::Changed(_, changes) => return Err(place::changed(&changes)),
+            Occupied::Foreign => return Err(place::foreign()),
+        }
+        match (&self.want, &self.clean) {
+            (Want::Commit(oid), Some(record)) if record.sha == oid.to_string() => {
+                self.unchanged(setup, record).map(Ready::Done)
+            }
+            _ => Ok(Ready::Pending(Box::new(self))),
+        }
+    }
+
+    /// Returns where it belongs, without credentials; what records and clones say.
+    fn origin(&self) -> String {
+        self.source.to_string()
+    }
+
+    /// Returns where objects are kept that are too many for memory.
+    fn objects(&self) -> PathBuf {
+        self.staging.with_extension("objects")
+    }
+
+    /// What is to be done for `target` without its objects, if anything.
+    fn decide(&self, setup: &Setup<'_>, target: &Target) -> Option<Attempt> {
+        let sha = target.oid.to_string();
+        match &self.clean {
+            Some(record) if record.sha == sha => Some(Attempt::Same),
+            _ if setup.plan => Some(Attempt::New(sha)),
+            _ => None,
+        }
+    }
+
+    /// What the refs index alone decides.
+    fn decided(&self, setup: &Setup<'_>, known: &Known) -> Option<Result<Progress, Fault>> {
+        let target = self.want.find(&known.heads).ok()?;
+        let attempt = self.decide(setup, &target)?;
+        Some(self.progress(setup, attempt))
+    }
+
+    fn progress(&self, setup: &Setup<'_>, attempt: Attempt) -> Result<Progress, Fault> {
+        match attempt {
+            Attempt::Same => self.unchanged(setup, self.clean.as_ref().expect("only a clean place can be the same")),
+            Attempt::New(new) => Ok(Progress::Planned { old: self.old.clone(), new }),
+            Attempt::Staged(staged) => Ok(Progress::Staged { old: self.old.clone(), staged }),
+        }
     }
 
     fn unchanged(&self, setup: &Setup<'_>, record: &Record) -> Result<Progress, Fault> {
@@ -185,72 +449,62 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn attempt(&self, setup: &Setup<'_>, have: Option<&str>, deadline: Instant) -> Result<Attempt, Fault> {
-        match &self.via {
-            Source::Local(path) => {
-                let source = git::open_local(path)?;
-                let heads = git::list_local(&source)?;
-                let mut target = self.want.find(&heads)?;
-                target.oid = git::commit(&source, target.oid)?.id();
-                let sha = target.oid.to_string();
-                if have == Some(&sha) {
-                    return Ok(Attempt::Same);
-                }
-                if setup.plan {
-                    return Ok(Attempt::New(sha));
-                }
-                match setup.mode {
-                    // Nothing needs to be copied but the files.
-                    Mode::Export => self.export(setup, &source, &target),
-                    Mode::Clone => self.clone(setup, Remote::Local(path), &heads, &target),
-                }
-            }
-            Source::Http(url) => {
-                let session = setup.client.session(url, deadline);
-                let heads = git::list(&session)?;
-                let target = self.want.find(&heads)?;
-                let sha = target.oid.to_string();
-                if have == Some(&sha) {
-                    return Ok(Attempt::Same);
-                }
-                if setup.plan {
-                    return Ok(Attempt::New(sha));
-                }
-                match setup.mode {
-                    Mode::Export => self.fetch_and_export(setup, &session, target),
-                    Mode::Clone => self.clone(setup, Remote::Session(&session), &heads, &target),
-                }
-            }
-            Source::Other(_) => unreachable!("refused when the job was made"),
-        }
-    }
-
-    fn fetch_and_export(&self, setup: &Setup<'_>, session: &Session, mut target: Target) -> Result<Attempt, Fault> {
-        let path = self.staging.join("objects.git");
-        let store = init(&path, true)?;
-        git::fetch_commit(session, &store, &target)?;
-        target.oid = git::commit(&store, target.oid)?.id();
-        let staged = self.export(setup, &store, &target)?;
-        drop(store);
-        // The objects have served; flushing them to the disk would be for nothing.
-        place::remove_tree(&path).map_err(|err| Fault::disk(&path, &err))?;
-        Ok(staged)
+    /// Exports `target` from whichever of `stores` has it.
+    fn export_from(&self, setup: &Setup<'_>, stores: &[Repository], target: &Target) -> Result<Attempt, Fault> {
+        let has = |store: &&Repository| store.find_object(target.oid, None).is_ok();
+        let store = stores.iter().find(has).or(stores.first()).expect("there is one for each target");
+        let target = Target { oid: git::commit(store, target.oid)?.id(), ..target.clone() };
+        self.export(setup, store, &target)
     }
 
     fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
         let tree = tree_of(source, target)?;
         self.check_locked(&tree.id().to_string())?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
-        tree::write(source, &tree, self.repo.submodules, &tree_in(&self.staging))?;
-        self.staged(setup, target, &tree, None)
+        let entries = tree::write(source, &tree, self.repo.submodules, &tree_in(&self.staging))?;
+        Ok(self.staged(setup, target, &tree, None, entries))
     }
 
-    fn clone(&self, setup: &Setup<'_>, from: Remote<'_>, heads: &[Head], target: &Target) -> Result<Attempt, Fault> {
+    /// Makes a clone; objects that are in the work tree `like`, or in the one at the place, are not fetched again.
+    fn make_clone(
+        &self,
+        setup: &Setup<'_>,
+        from: Remote<'_>,
+        heads: &[Head],
+        target: &Target,
+        like: Option<&Path>,
+    ) -> Result<Attempt, Fault> {
+        let place = self.clean.as_ref().map(|record| setup.site.root.join(&record.dest));
+        let Some(like) = like.map(Path::to_owned).or(place) else {
+            return self.clone_with(setup, from, heads, target, None);
+        };
+        match self.clone_with(setup, from, heads, target, Some(&like)) {
+            // Somebody may have damaged what was to be shared; then everything comes from the source.
+            Err(fault) if fault.retry == Retry::Never => {
+                place::remove_tree(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
+                self.clone_with(setup, from, heads, target, None)
+            }
+            cloned => cloned,
+        }
+    }
+
+    fn clone_with(
+        &self,
+        setup: &Setup<'_>,
+        from: Remote<'_>,
+        heads: &[Head],
+        target: &Target,
+        like: Option<&Path>,
+    ) -> Result<Attempt, Fault> {
         let path = tree_in(&self.staging);
         let clone = init(&path, false)?;
         let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
-        clone.remote("origin", &self.origin).map_err(fail)?;
-        git::fetch_all(from, &clone, heads, target)?;
+        clone.remote("origin", &self.origin()).map_err(fail)?;
+        let haves = match like {
+            Some(like) => git::share(like, &path)?,
+            None => Vec::new(),
+        };
+        git::fetch_all(from, &clone, heads, target, &haves)?;
         let commit = git::commit(&clone, target.oid)?;
         let target = Target { oid: commit.id(), ..target.clone() };
         let tree = tree_of(&clone, &target)?;
@@ -269,7 +523,8 @@ impl<'a> Job<'a> {
         }
         clone.checkout_tree(commit.as_object(), Some(CheckoutBuilder::new().force())).map_err(fail)?;
         let git = GitDir::read(&path).map_err(|why| Fault::new(Cause::Disk, why))?;
-        self.staged(setup, &target, &tree, Some(git))
+        let entries = tree::scan(&path)?;
+        Ok(self.staged(setup, &target, &tree, Some(git), entries))
     }
 
     fn staged(
@@ -278,21 +533,22 @@ impl<'a> Job<'a> {
         target: &Target,
         tree: &git2::Tree<'_>,
         git: Option<GitDir>,
-    ) -> Result<Attempt, Fault> {
+        entries: Vec<tree::Entry>,
+    ) -> Attempt {
         let record = Record {
             v: Record::version(),
             name: self.repo.name.clone(),
             dest: self.dest.to_owned(),
-            source: self.origin.clone(),
+            source: self.origin(),
             reference: self.repo.reference.clone(),
             sha: target.oid.to_string(),
             tree: tree.id().to_string(),
             mode: setup.mode,
             manifest: setup.manifest.to_owned(),
             git,
-            entries: tree::scan(&tree_in(&self.staging))?,
+            entries,
         };
-        Ok(Attempt::Staged(Box::new(Staged { directory: self.staging.clone(), record })))
+        Attempt::Staged(Box::new(Staged { directory: self.staging.clone(), record }))
     }
 }
 

@@ -18,15 +18,20 @@
 //! an unknown override; 65 manifest; 73 root not writable; 75 another run holds the root.
 
 pub mod cli;
+mod credential;
 mod dest;
 mod error;
 mod fault;
+mod fleet;
 mod git;
+mod http;
 mod job;
 mod lockfile;
 pub mod manifest;
 mod nearest;
 mod netrc;
+mod pack;
+mod pktline;
 mod place;
 mod record;
 pub mod refsindex;
@@ -35,7 +40,9 @@ mod slots;
 pub mod source;
 mod transport;
 mod tree;
+mod v2;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,7 +55,7 @@ use crate::cli::Cli;
 pub use crate::error::Error;
 use crate::fault::{Cause, Fault};
 use crate::git::Want;
-use crate::job::{Progress, Setup};
+use crate::job::{Member, Progress, Setup};
 use crate::lockfile::Lock;
 use crate::manifest::{Manifest, Repo};
 use crate::place::Site;
@@ -121,13 +128,17 @@ fn bring(
         io.warn(why);
         netrc::Netrc::default()
     });
-    let client = transport::Client::new(usize::from(cli.jobs), netrc);
+    let client = http::Client::new(usize::from(cli.jobs), netrc)
+        .map_err(|message| Error::Usage { message, hint: Some("name a file of PEM certificates".to_owned()) })?;
     let slots = slots::Slots::new(usize::from(cli.per_host));
+    let hands = slots::Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
+    let fleet = mirror.map(|mirror| fleet::Fleet::new(mirror.clone(), &site.state, !cli.plan));
     let setup = Setup {
         site,
         client: &client,
         slots: &slots,
-        mirror,
+        hands: &hands,
+        fleet: fleet.as_ref(),
         mode: cli.mode,
         timeout: cli.timeout,
         retries: cli.retries,
@@ -249,30 +260,40 @@ fn hold(site: &Site, no_wait: bool, io: &mut Io) -> Result<FileLock, Error> {
     Ok(lock)
 }
 
-/// Works on all repositories, `jobs` at a time; results are in the manifest's order.
+/// Works on all repositories, those of one source together, `jobs` sources at a time; results are in the manifest's
+/// order.
 fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize) -> Vec<Result<Progress, Fault>> {
+    let mut results: Vec<Option<Result<Progress, Fault>>> = Vec::new();
+    let mut groups: Vec<Vec<Member<'_>>> = Vec::new();
+    let mut by_source: HashMap<String, usize> = HashMap::new();
+    for (number, (repo, dest)) in entries.iter().enumerate() {
+        results.push(dest.as_ref().err().cloned().map(Err));
+        let Ok(dest) = dest else { continue };
+        let group = match job::key(repo, setup.manifest) {
+            Some(key) => *by_source.entry(key).or_insert(groups.len()),
+            None => groups.len(),
+        };
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(Member { number, repo, dest });
+    }
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Progress, Fault>>>> = entries.iter().map(|_| Mutex::new(None)).collect();
+    let done = Mutex::new(&mut results);
     std::thread::scope(|scope| {
-        for _ in 0..jobs.min(entries.len()) {
+        for _ in 0..jobs.min(groups.len()) {
             scope.spawn(|| {
-                while let Some((index, (repo, dest))) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    entries.get(index).map(|entry| (index, entry))
-                } {
-                    let result = match dest {
-                        Ok(dest) => job::work(setup, repo, dest, index),
-                        Err(fault) => Err(fault.clone()),
-                    };
-                    *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let worked = job::work(setup, group);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    for (number, result) in worked {
+                        done[number] = Some(result);
+                    }
                 }
             });
         }
     });
-    results
-        .into_iter()
-        .map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner).expect("every index was worked on"))
-        .collect()
+    results.into_iter().map(|result| result.expect("every repository was worked on")).collect()
 }
 
 /// Places what is staged and says what became of each repository.

@@ -170,7 +170,7 @@ pub fn write<'a>(repos: impl IntoIterator<Item = (&'a str, &'a Refs)>) -> Result
     let repos: BTreeMap<&str, &Refs> = repos.into_iter().collect();
     let mut text = format!("{FIRST}\n");
     // Writing to a string never fails.
-    let mut line = |line: std::fmt::Arguments<'_>| drop(writeln!(text, "{line}"));
+    let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").unwrap_or_default();
     for (path, refs) in &repos {
         let plain = !path.is_empty() && !path.chars().any(|c| c.is_control() || c == ' ');
         valid(plain, path)?;

@@ -42,6 +42,12 @@ pub(crate) struct Entry {
     stat: Stat,
 }
 
+impl Entry {
+    fn new(path: &Path, oid: Oid, meta: &fs::Metadata) -> Self {
+        Self { path: escape(path), mode: meta.mode(), oid: oid.to_string(), stat: Stat::of(meta) }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Stat {
     size: u64,
@@ -78,7 +84,7 @@ pub(crate) enum Depth {
 enum Item<'a> {
     Directory,
     File { oid: Oid, mode: u32 },
-    Link { target: &'a [u8] },
+    Link { oid: Oid, target: &'a [u8] },
 }
 
 /// Checks the whole tree without writing, for checkouts that libgit2 makes.
@@ -86,33 +92,49 @@ pub(crate) fn check(repository: &Repository, tree: &git2::Tree<'_>, submodules: 
     Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |_, _| Ok(()))
 }
 
-/// Writes the tree into `into`, which must not exist. Unless `submodules` asks for them, which is
-/// refused, submodules become empty directories.
+/// Writes the tree into `into`, which must not exist, and lists what it has written. Unless `submodules`
+/// asks for them, which is refused, submodules become empty directories.
 pub(crate) fn write(
     repository: &Repository,
     tree: &git2::Tree<'_>,
     submodules: bool,
     into: &Path,
-) -> Result<(), Fault> {
+) -> Result<Vec<Entry>, Fault> {
     make_dir(into).map_err(|err| Fault::disk(into, &err))?;
     let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
-    Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |path, item| {
-        let path = into.join(path);
+    let mut entries = Vec::new();
+    Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |below, item| {
+        let path = into.join(below);
         let disk = |err: io::Error| Fault::disk(&path, &err);
-        match item {
-            Item::Directory => make_dir(&path).map_err(disk),
-            Item::Link { target } => {
-                std::os::unix::fs::symlink(Path::new(OsStr::from_bytes(target)), &path).map_err(disk)
+        let (oid, meta) = match item {
+            Item::Directory => return make_dir(&path).map_err(disk),
+            Item::Link { oid, target } => {
+                std::os::unix::fs::symlink(Path::new(OsStr::from_bytes(target)), &path).map_err(disk)?;
+                (oid, fs::symlink_metadata(&path).map_err(disk)?)
             }
             Item::File { oid, mode } => {
                 let blob = odb.read(oid).map_err(|err| Fault::git(Cause::Network, &format!("object {oid}"), &err))?;
-                // New, so never through a link; the mode is set again because of the umask.
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).map_err(disk)?;
-                file.write_all(blob.data()).map_err(disk)?;
-                file.set_permissions(fs::Permissions::from_mode(mode)).map_err(disk)
+                (oid, write_file(&path, blob.data(), mode).map_err(disk)?)
             }
-        }
-    })
+        };
+        entries.push(Entry::new(below, oid, &meta));
+        Ok(())
+    })?;
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<fs::Metadata> {
+    // New, so never through a link.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    let meta = file.metadata()?;
+    if meta.permissions().mode() & 0o7777 == mode {
+        return Ok(meta);
+    }
+    // The umask has taken bits away that readers need.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.metadata()
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
@@ -187,7 +209,7 @@ impl<'r> Walk<'r> {
                         if !is_safe_link(path, blob.data()) {
                             return refuse(path, "is a symbolic link that leaves the tree");
                         }
-                        visit(path, Item::Link { target: blob.data() })?;
+                        visit(path, Item::Link { oid, target: blob.data() })?;
                     } else {
                         let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
                         visit(path, Item::File { oid, mode })?;
@@ -240,8 +262,7 @@ fn is_safe_link(path: &Path, target: &[u8]) -> bool {
 pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>, Fault> {
     let mut entries = Vec::new();
     visit_disk(root, root, 0, &mut |path, relative, meta| {
-        let oid = hash(path, meta)?;
-        entries.push(Entry { path: escape(relative), mode: meta.mode(), oid: oid.to_string(), stat: Stat::of(meta) });
+        entries.push(Entry::new(relative, hash(path, meta)?, meta));
         Ok(())
     })
     .map_err(|(path, err)| Fault::disk(&path, &err))?;

@@ -171,7 +171,9 @@ struct Shared {
     root: PathBuf,
     behaviour: Mutex<Behaviour>,
     requests: Mutex<Vec<Request>>,
+    bytes: AtomicUsize,
     any_commit: AtomicBool,
+    old: AtomicBool,
     stop: AtomicBool,
     active: AtomicUsize,
     peak: AtomicUsize,
@@ -199,7 +201,9 @@ impl GitServer {
             root: scratch.path().to_owned(),
             behaviour: Mutex::default(),
             requests: Mutex::default(),
+            bytes: AtomicUsize::new(0),
             any_commit: AtomicBool::new(false),
+            old: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -256,6 +260,11 @@ impl GitServer {
         self.shared.any_commit.store(allowed, Ordering::SeqCst);
     }
 
+    /// Sets whether the server knows the oldest version of the protocol only.
+    pub fn speak_old(&self, old: bool) {
+        self.shared.old.store(old, Ordering::SeqCst);
+    }
+
     /// Returns and forgets the requests so far.
     ///
     /// # Panics
@@ -263,6 +272,12 @@ impl GitServer {
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut *self.shared.requests.lock().expect("no panic"))
+    }
+
+    /// Returns and forgets how many bytes of bodies were sent.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.shared.bytes.swap(0, Ordering::SeqCst)
     }
 
     /// Returns the highest number of requests that were in work at the same time.
@@ -295,6 +310,7 @@ impl Shared {
             }
             let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
             let (mut length, mut authorization, mut chunked, mut gzip) = (0, None, false, false);
+            let mut protocol = String::new();
             loop {
                 let mut header = String::new();
                 reader.read_line(&mut header)?;
@@ -303,30 +319,47 @@ impl Shared {
                     "content-length" => length = value.trim().parse().unwrap_or(0),
                     "authorization" => authorization = Some(value.trim().to_owned()),
                     "transfer-encoding" => chunked = true,
-                    "content-encoding" => gzip = true,
+                    "content-encoding" => gzip = value.trim() == "gzip",
+                    "git-protocol" => value.trim().clone_into(&mut protocol),
                     _ => {}
                 }
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body)?;
+            if gzip {
+                let packed = std::mem::take(&mut body);
+                flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut body)?;
+            }
             self.requests
                 .lock()
                 .expect("no panic")
                 .push(Request { line: line.clone(), authorization: authorization.clone() });
             let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
             self.peak.fetch_max(active, Ordering::SeqCst);
-            let reply = if chunked || gzip {
+            if self.old.load(Ordering::SeqCst) {
+                protocol.clear();
+            }
+            let reply = if chunked {
                 Ok(Reply::empty(501, ""))
             } else {
-                self.answer(stream, &line, authorization.as_deref(), &body)
+                self.answer(stream, &line, authorization.as_deref(), &protocol, &body)
             };
             // Before the reply is out, or the client's next request would be counted beside this one.
             self.active.fetch_sub(1, Ordering::SeqCst);
-            reply?.send(stream)?;
+            let reply = reply?;
+            self.bytes.fetch_add(reply.body.len(), Ordering::SeqCst);
+            reply.send(stream)?;
         }
     }
 
-    fn answer(&self, stream: &TcpStream, line: &str, login: Option<&str>, body: &[u8]) -> std::io::Result<Reply> {
+    fn answer(
+        &self,
+        stream: &TcpStream,
+        line: &str,
+        login: Option<&str>,
+        protocol: &str,
+        body: &[u8],
+    ) -> std::io::Result<Reply> {
         let behaviour = {
             let mut behaviour = self.behaviour.lock().expect("no panic");
             let now = behaviour.clone();
@@ -374,7 +407,7 @@ impl Shared {
         if path.contains("..") || !repository.join("HEAD").exists() {
             return Ok(Reply::empty(404, ""));
         }
-        let out = self.upload_pack(&repository, advertise, body)?;
+        let out = self.upload_pack(&repository, advertise, protocol, body)?;
         if advertise {
             let mut bytes = b"001e# service=git-upload-pack\n0000".to_vec();
             bytes.extend_from_slice(&out);
@@ -392,13 +425,14 @@ impl Shared {
         }
     }
 
-    fn upload_pack(&self, repository: &Path, advertise: bool, body: &[u8]) -> std::io::Result<Vec<u8>> {
+    fn upload_pack(&self, repository: &Path, advertise: bool, protocol: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut command = Command::new("git");
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("HOME", "/nonexistent")
+            .env("GIT_PROTOCOL", protocol)
             .args(["-c", "safe.directory=*"])
             .args(["-c", &format!("uploadpack.allowAnySHA1InWant={}", self.any_commit.load(Ordering::SeqCst))])
             .args(["upload-pack", "--stateless-rpc"])
