@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use toolkit::args::Verbosity;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use toolkit::args::{Verbosity, duration};
+
+use crate::consul::Scope;
+pub use crate::rollout::{Canary, Percent};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/stacktira/mirror.yaml";
@@ -107,22 +111,44 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Point a channel at a snapshot
+    /// Point a channel at a snapshot; or a role or a node, also at a channel
     ///
     /// With `consul:` in the configuration the key in Consul moves first, by compare-and-set; when Consul is
-    /// away nothing moves.
+    /// away nothing moves. The pointers of roles and nodes live in Consul alone and go before the channel
+    /// of a node's own configuration.
     Promote {
-        /// Snapshot
+        /// Snapshot; for a role or a node also a channel
         id: String,
-        /// Channel
-        #[arg(long, value_name = "NAME")]
-        channel: String,
+        /// Whose pointer.
+        #[command(flatten)]
+        whose: Whose,
+        /// Kept with the move in the history
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
     },
-    /// Point a channel back at what it pointed at before
+    /// Point a channel, a role or a node back at what it pointed at before
     Rollback {
-        /// Channel
-        #[arg(long, value_name = "NAME")]
-        channel: String,
+        /// Whose pointer.
+        #[command(flatten)]
+        whose: Whose,
+        /// Kept with the move in the history
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Remove the pointer of a role or a node, which then follows its channel again
+    Unpin {
+        /// Whose pointer.
+        #[command(flatten)]
+        whose: Pinned,
+        /// Kept with the move in the history
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Bring a channel to a snapshot in stages: canaries, waves, all; back by itself when something is not well
+    Rollout {
+        /// What to do.
+        #[command(subcommand)]
+        action: Rolling,
     },
     /// Remove snapshots and content that nothing needs
     Gc,
@@ -142,6 +168,124 @@ pub enum Action {
         /// Print the sources file and change nothing
         #[arg(long)]
         print: bool,
+    },
+}
+
+/// Whose pointer a command moves.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Whose {
+    /// Of this channel
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// Of all nodes of this role
+    #[arg(long, value_name = "ROLE", value_parser = name)]
+    role: Option<String>,
+    /// Of this node
+    #[arg(long, value_name = "NODE", value_parser = name)]
+    node: Option<String>,
+}
+
+impl Whose {
+    pub(crate) fn scope(&self) -> Scope {
+        match (&self.role, &self.node) {
+            (Some(role), _) => Scope::Role(role.clone()),
+            (_, Some(node)) => Scope::Node(node.clone()),
+            _ => Scope::Channel(self.channel.clone().unwrap_or_default()),
+        }
+    }
+}
+
+/// A role or a node.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Pinned {
+    /// Of all nodes of this role
+    #[arg(long, value_name = "ROLE", value_parser = name)]
+    role: Option<String>,
+    /// Of this node
+    #[arg(long, value_name = "NODE", value_parser = name)]
+    node: Option<String>,
+}
+
+impl Pinned {
+    pub(crate) fn scope(&self) -> Scope {
+        match &self.node {
+            Some(node) => Scope::Node(node.clone()),
+            None => Scope::Role(self.role.clone().unwrap_or_default()),
+        }
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    crate::names::check(text).map(|()| text.to_owned()).map_err(|why| format!("the name {why}"))
+}
+
+/// What to do with a rollout.
+#[derive(Debug, Subcommand)]
+pub enum Rolling {
+    /// Begin one and watch it to its end
+    ///
+    /// Who takes part is what the nodes' `apply` reported: those that follow the channel and are alive. A stage is
+    /// done when each of its nodes uses the snapshot, its run with it converged, and no check of it fails that did
+    /// not fail before. What is known is in Consul: when this process ends, `rollout resume` goes on.
+    Start {
+        /// Snapshot
+        id: String,
+        /// Channel that is brought to it
+        #[arg(long, value_name = "NAME")]
+        channel: String,
+        /// Who goes first: role=ROLE or node=NODE [default: one node]
+        #[arg(long, value_name = "WHO", value_delimiter = ',')]
+        canary: Vec<Canary>,
+        /// How many of the other nodes are reached by each wave; a last one reaches all
+        #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_value = "25%,100%")]
+        waves: Vec<Percent>,
+        /// How long a stage may take before the rollout goes back
+        #[arg(long, value_name = "TIME", default_value = "15m", value_parser = duration)]
+        wait: Duration,
+        /// How long everything must be well before the next stage
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+        settle: Duration,
+        /// Time over which the nodes of a stage are spread
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+        spread: Duration,
+        /// Runs that may fail on a node before the rollout goes back
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        failed_runs: usize,
+        /// Kept with the rollout
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// Print the stages and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Begin it and leave the watching to `rollout resume`
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Go on with what is under way and watch it to its end
+    Resume {
+        /// Only of this channel
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
+    },
+    /// Let every node follow the channel again
+    Abort {
+        /// Channel
+        #[arg(long, value_name = "NAME")]
+        channel: String,
+        /// Kept with the rollout
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Say how far rollouts are and what they wait for
+    Status {
+        /// Only of this channel
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -143,6 +143,10 @@ pub(crate) struct Node {
     pub(crate) mirror: String,
     /// Channel that this node follows.
     pub(crate) channel: String,
+    /// What the node is called in Consul; the host's name without its domain unless it is given.
+    pub(crate) name: Option<String>,
+    /// Its role: rollouts choose by it, and a role can have a pointer of its own.
+    pub(crate) role: Option<String>,
     /// Public keys of the site.
     pub(crate) keyring: PathBuf,
     /// Package formats that are configured.
@@ -313,6 +317,11 @@ impl Config {
         if let Some(node) = &self.node {
             check_http(&node.mirror).map_err(|message| self.bad("node.mirror", message))?;
             names::check(&node.channel).map_err(|why| self.bad("node.channel", why))?;
+            for (key, value) in [("node.name", &node.name), ("node.role", &node.role)] {
+                if let Some(value) = value {
+                    names::check(value).map_err(|why| self.bad(key, format!("{value:?} {why}")))?;
+                }
+            }
             if !node.keyring.is_absolute() || node.keyring.to_str().is_none_or(has_space) {
                 return Err(self.bad("node.keyring", "must be an absolute path without spaces"));
             }

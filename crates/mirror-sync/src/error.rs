@@ -132,18 +132,44 @@ pub enum Error {
         known: String,
     },
     /// The channel has nothing to go back to.
-    #[error("channel {channel}: {why}")]
+    #[error("{channel}: {why}")]
     NoRollback {
+        /// Whose pointer it is.
+        channel: String,
+        /// Why.
+        why: String,
+    },
+    /// Somebody else moved a pointer or a rollout at the same time.
+    #[error("{what}: somebody else moved it at the same time")]
+    Moved {
+        /// Which.
+        what: String,
+    },
+    /// A rollout of the channel is under way.
+    #[error("channel {channel}: a rollout of {snapshot} is under way")]
+    RolloutUnderWay {
+        /// Channel.
+        channel: String,
+        /// What is rolled out.
+        snapshot: String,
+    },
+    /// There is nothing to roll out to, or nothing under way.
+    #[error("channel {channel}: {why}")]
+    NoRollout {
         /// Channel.
         channel: String,
         /// Why.
         why: String,
     },
-    /// Somebody else moved the channel at the same time.
-    #[error("channel {channel}: somebody else moved it at the same time")]
-    Moved {
+    /// A rollout went back.
+    #[error("channel {channel}: the rollout of {snapshot} went back: {why}")]
+    Returned {
         /// Channel.
         channel: String,
+        /// What was rolled out.
+        snapshot: String,
+        /// What stopped it.
+        why: String,
     },
     /// Consul does not do what is needed.
     #[error("consul: {what}: {message}")]
@@ -225,7 +251,7 @@ impl Failure for Error {
             Self::Config { .. } | Self::Manifest(_) | Self::NoChannel { .. } | Self::Key { .. } => exit::BAD_INPUT,
             Self::Read { .. } | Self::Unavailable { .. } => exit::UNAVAILABLE,
             Self::Write { .. } | Self::Output(_) => exit::CANT_CREATE,
-            Self::Busy { .. } | Self::Moved { .. } => exit::BUSY,
+            Self::Busy { .. } | Self::Moved { .. } | Self::RolloutUnderWay { .. } => exit::BUSY,
             Self::Denied { .. } => exit::DENIED,
             Self::Source { cause, .. } if cause.exit_code() == exit::UNAVAILABLE => exit::UNAVAILABLE,
             Self::Source { .. }
@@ -234,6 +260,8 @@ impl Failure for Error {
             | Self::NotSynced { .. }
             | Self::NoRollback { .. }
             | Self::Forged { .. }
+            | Self::NoRollout { .. }
+            | Self::Returned { .. }
             | Self::Verify { .. } => exit::NO,
             Self::Sources { code, .. } | Self::NoSnapshot { code, .. } | Self::Consul { code, .. } => *code,
             Self::Bug(_) => exit::BUG,
@@ -252,6 +280,10 @@ impl Failure for Error {
             Self::NoSnapshot { .. } => Some("`mirror-sync list` shows the snapshots".into()),
             Self::Busy { .. } => Some("try again when it is done".into()),
             Self::Moved { .. } => Some("look at `mirror-sync list`, then try again".into()),
+            Self::RolloutUnderWay { .. } => Some(
+                "wait for it (`mirror-sync rollout status`), or stop it: `mirror-sync rollout abort --channel NAME`"
+                    .into(),
+            ),
             Self::NoRollback { .. } => {
                 Some("`mirror-sync promote ID --channel NAME` goes to any snapshot that exists".into())
             }

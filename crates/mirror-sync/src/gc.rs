@@ -1,8 +1,12 @@
 //! `gc`: removes snapshots, blobs and pins that nothing retained needs.
 //!
-//! Retained are the snapshots that channels point at, the newest `keep` of the others, and what is younger than `grace`.
+//! Retained are the snapshots that channels, roles and nodes point at, those that a rollout goes to or back to, those
+//! that a node says it uses or is about to use, each channel's `keep` earlier ones (so that a rollback finds them),
+//! the newest `keep` of the others, and what is younger than `grace`. When Consul is configured and away nobody knows
+//! what is in use, and nothing is removed.
+//!
 //! A snapshot is first renamed out of `pub`, then removed, so clients never see half of one. It needs no
-//! free space: it only removes.
+//! free space: content goes first, and what git cannot rewrite on a full disk is left for the next time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +18,13 @@ use toolkit::lock::FileLock;
 
 use crate::channel;
 use crate::config::Config;
+use crate::consul::{Cluster, NodeState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::git::Git;
 use crate::manifest::{Manifest, Source};
+use crate::rollout::{self, Phase};
 use crate::snapshot;
 use crate::state::State;
 use crate::store::Store;
@@ -30,12 +36,7 @@ use crate::store::Store;
 pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let (store, lock) = Store::writer(config.root()?)?;
     let _channels = store.channel_lock()?;
-    let mut pointed = BTreeSet::new();
-    for name in files::names_in(&store.path("pub/channel"))? {
-        if let Some(pointer) = name.strip_suffix(".json").map(|name| channel::read(&store, name)).transpose()? {
-            pointed.extend(pointer.map(|pointer| pointer.snapshot));
-        }
-    }
+    let pointed = in_use(config, &store)?;
     let now = files::now();
     let (mut retained, mut dropped) = (BTreeSet::new(), Vec::new());
     let mut newest = 0;
@@ -77,9 +78,33 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         }
     }
     let freed = sweep_blobs(&store, &blobs, config.grace)?;
-    sweep_repositories(&store, &lock, config, &retained, &repos)?;
+    let swept = sweep_repositories(&store, &lock, config, &retained, &repos);
     io.note(format_args!("{} snapshots removed, {} kept, {freed} blobs removed", dropped.len(), retained.len()));
-    Ok(())
+    swept
+}
+
+/// Returns the snapshots that somebody uses or may go to with one command.
+fn in_use(config: &Config, store: &Store) -> Result<BTreeSet<Digest>> {
+    let mut used = BTreeSet::new();
+    for name in files::names_in(&store.path("pub/channel"))? {
+        let Some(channel) = name.strip_suffix(".json") else { continue };
+        used.extend(channel::read(store, channel)?.map(|pointer| pointer.snapshot));
+        used.extend(channel::earlier(store, channel, config.keep)?);
+    }
+    if let Some(consul) = &config.consul {
+        let cluster = Cluster::new(consul)?;
+        used.extend(cluster.pointed()?);
+        for (_, rollout) in rollout::all(&cluster)? {
+            if rollout.phase == Phase::Running {
+                used.insert(rollout.snapshot);
+            }
+            used.extend(rollout.previous);
+        }
+        for state in cluster.all::<NodeState>("state")?.into_values() {
+            used.extend(state.want.into_iter().chain(state.have));
+        }
+    }
+    Ok(used)
 }
 
 fn mark(manifest: &Manifest, blobs: &mut BTreeSet<Digest>, repos: &mut BTreeSet<String>) {
@@ -121,17 +146,22 @@ fn sweep_repositories(
     needed: &BTreeSet<String>,
 ) -> Result<()> {
     let git = Git::writer(store, &config.limits, lock);
+    let mut result = Ok(());
     for path in repositories(store)? {
         let directory = git.directory(&path);
-        if needed.contains(&path) {
-            git.unpin(&path, |id| id.parse::<Digest>().is_ok_and(|id| retained.contains(&id)))?;
+        let done = if needed.contains(&path) {
+            git.unpin(&path, |id| id.parse::<Digest>().is_ok_and(|id| retained.contains(&id)))
+                .and_then(|_| git.tidy(&path))
         } else if is_old(&directory, config.grace)? {
             let work = store.temporary("dropped");
             fs::rename(&directory, &work).map_err(Error::write(&directory))?;
-            files::remove(&work)?;
-        }
+            files::remove(&work)
+        } else {
+            Ok(())
+        };
+        result = result.and(done);
     }
-    Ok(())
+    result
 }
 
 /// Returns the repositories that are kept, as `HOST…/PATH.git`.

@@ -276,6 +276,18 @@ impl<'a> Git<'a> {
         Ok(stale.len())
     }
 
+    /// Packs a repository anew when many small packs have come together. Objects that nothing reaches stay for git's own
+    /// two weeks, so that a client that is being answered finds them.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] with git's words, such as those of a full disk.
+    pub(crate) fn tidy(&self, path: &str) -> Result<()> {
+        let mut pack = self.command(Some(&self.directory(path)), None);
+        pack.args(["-c", "gc.auto=6700", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false"]);
+        pack.args(["gc", "--auto", "--quiet"]);
+        self.run(pack, None, self.limits.total).map(|_| ()).map_err(|message| Error::rejected(path, message))
+    }
+
     /// Removes lock files of git processes that were killed. Nobody else writes: we hold the writer's lock.
     fn remove_stale_locks(&self, directory: &Path) -> Result<()> {
         fn walk(directory: &Path) -> Result<()> {

@@ -35,6 +35,7 @@ mod parallel;
 mod publish;
 mod report;
 mod repository;
+mod rollout;
 mod serve;
 mod sign;
 mod snapshot;
@@ -48,8 +49,9 @@ use std::path::Path;
 use toolkit::Io;
 use toolkit::exit;
 
-use cli::{Action, Cli, DEFAULT_CONFIG};
+use cli::{Action, Cli, DEFAULT_CONFIG, Rolling};
 use config::Config;
+use consul::{Aim, Scope};
 use digest::Digest;
 pub use error::{Error, Result};
 
@@ -77,8 +79,16 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
             let (old, new) = (known(old, exit::BAD_INPUT)?, known(new, exit::BAD_INPUT)?);
             return diff::run(&config, &old, &new, *json, io);
         }
-        Action::Promote { id, channel } => channel::promote(&config, channel, &known(id, exit::NO)?, io)?,
-        Action::Rollback { channel } => channel::rollback(&config, channel, io)?,
+        Action::Promote { id, whose, reason } => {
+            let aim = match whose.scope() {
+                Scope::Channel(_) => Aim::Snapshot(known(id, exit::NO)?),
+                _ => Aim::try_from(id.clone()).map_err(|_| no_snapshot(id, exit::NO))?,
+            };
+            channel::promote(&config, &whose.scope(), &aim, reason, io)?;
+        }
+        Action::Rollback { whose, reason } => channel::rollback(&config, &whose.scope(), reason, io)?,
+        Action::Unpin { whose, reason } => channel::unpin(&config, &whose.scope(), reason, io)?,
+        Action::Rollout { action } => rolling(&config, action, io)?,
         Action::Gc => gc::run(&config, io)?,
         Action::Verify => verify::run(&config, io)?,
         Action::Serve { listen } => serve::run(&config, *listen, io)?,
@@ -87,7 +97,32 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
     Ok(exit::OK)
 }
 
+fn rolling(config: &Config, action: &Rolling, io: &mut Io) -> Result<()> {
+    match action {
+        Rolling::Start { id, channel, canary, waves, wait, settle, spread, failed_runs, reason, dry_run, detach } => {
+            let settings = rollout::Settings {
+                channel,
+                canaries: canary,
+                waves,
+                wait: *wait,
+                settle: *settle,
+                spread: *spread,
+                failed_runs: *failed_runs,
+                reason,
+            };
+            rollout::start(config, &known(id, exit::NO)?, &settings, *dry_run, *detach, io)
+        }
+        Rolling::Resume { channel } => rollout::resume(config, channel.as_deref(), io),
+        Rolling::Abort { channel, reason } => rollout::abort(config, channel, reason, io),
+        Rolling::Status { channel, json } => rollout::status(config, channel.as_deref(), *json, io),
+    }
+}
+
 /// Text that is no id names no snapshot.
 fn known(id: &str, code: u8) -> Result<Digest> {
-    id.parse().map_err(|_| Error::NoSnapshot { id: toolkit::exit::one_line(id), code })
+    id.parse().map_err(|_| no_snapshot(id, code))
+}
+
+fn no_snapshot(id: &str, code: u8) -> Error {
+    Error::NoSnapshot { id: toolkit::exit::one_line(id), code }
 }

@@ -47,6 +47,20 @@ impl Info {
     }
 }
 
+/// Checks that a snapshot is published. Snapshots appear and disappear as a whole, so that is all there is to ask;
+/// whether its content is sound is what `verify` answers.
+///
+/// # Errors
+/// [`Error::NoSnapshot`].
+pub(crate) fn must_exist(store: &Store, id: &Digest) -> Result<()> {
+    let path = store.path(format!("pub/snap/{id}/manifest.json"));
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        Ok(())
+    } else {
+        Err(Error::no_snapshot(id))
+    }
+}
+
 /// Makes a snapshot of the last complete sync of every source; returns its id.
 ///
 /// # Errors

@@ -6,4 +6,5 @@ mod crash;
 mod git;
 mod http;
 mod lifecycle;
+mod rollout;
 mod support;

@@ -5,6 +5,8 @@
 //! fetched the new lists with a candidate file outside its own directories. Only then the sources file is
 //! replaced, in one step. Until that instant the old sources stay as they were, so there is nothing to restore.
 
+mod follow;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,9 +17,8 @@ use toolkit::dirs::under_root;
 use toolkit::lock::FileLock;
 use toolkit::process::Group;
 
-use crate::channel::Pointer;
 use crate::config::{Config, Format, Node};
-use crate::consul::Pointers;
+use crate::consul::{Cluster, NodeState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
@@ -25,6 +26,7 @@ use crate::files;
 use crate::manifest::{Manifest, Source};
 use crate::repository;
 use crate::sign::Keyring;
+use follow::Followed;
 
 /// The file that is written.
 const SOURCES: &str = "/etc/apt/sources.list.d/stacktira.sources";
@@ -33,7 +35,7 @@ const STATE: &str = "/var/lib/stacktira/apply";
 /// Longest run of `apt-get update`.
 const UPDATE: Duration = Duration::from_secs(600);
 
-/// Applies the channel's snapshot, or prints what would be written.
+/// Applies the snapshot that this node is to use, or prints what would be written, and reports in Consul how it went.
 ///
 /// # Errors
 /// [`Error::Forged`]; [`Error::Unavailable`]; [`Error::Consul`]; [`Error::Write`].
@@ -41,12 +43,10 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     let node = config.node()?;
     let keyring = Keyring::load(&readable(&node.keyring))?;
     let fetcher = Fetcher::new(&config.limits);
-    let mirror = node.mirror.trim_end_matches('/');
-    let id = resolve(config, node, &fetcher)?;
-    let base = format!("{mirror}/snap/{id}");
-    let manifest = manifest(&fetcher, &keyring, &base, &id)?;
-    let text = sources(&fetcher, &keyring, node, &base, &id, &manifest)?;
+    let cluster = config.consul.as_ref().map(Cluster::new).transpose()?;
     if print {
+        let followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
+        let text = candidate(&fetcher, &keyring, node, &followed)?;
         return io.out(text).map_err(Error::Output);
     }
     let state = under_root(Path::new(STATE));
@@ -55,6 +55,33 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     let _lock = FileLock::exclusive_until(&lock, Instant::now() + UPDATE)
         .map_err(|error| Error::Write { path: error.path, source: error.source })?
         .ok_or(Error::Busy { path: lock, what: "apply" })?;
+    let mut followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
+    if in_place().as_ref() != Some(&followed.id) && !followed.delay.is_zero() {
+        io.note(format_args!("letting others go first: {}", toolkit::duration::format(followed.delay)));
+        std::thread::sleep(followed.delay);
+        // It may have gone back meanwhile.
+        followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
+    }
+    let done = take(&fetcher, &keyring, node, &followed, &state, io);
+    if let Some(cluster) = &cluster
+        && let Err(error) = report(cluster, node, &followed, &done)
+    {
+        io.warn(format_args!("the state could not be published: {}", toolkit::exit::chain(&error)));
+    }
+    done
+}
+
+/// Proves the snapshot, lets apt try it, and puts it in place.
+fn take(
+    fetcher: &Fetcher,
+    keyring: &Keyring,
+    node: &Node,
+    followed: &Followed,
+    state: &Path,
+    io: &mut Io,
+) -> Result<()> {
+    let id = &followed.id;
+    let text = candidate(fetcher, keyring, node, followed)?;
     let path = under_root(Path::new(SOURCES));
     if std::fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
         io.note(format_args!("snapshot {id} is in place"));
@@ -73,27 +100,58 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     Ok(())
 }
 
+fn candidate(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<String> {
+    let base = format!("{}/snap/{}", node.mirror.trim_end_matches('/'), followed.id);
+    let manifest = manifest(fetcher, keyring, &base, &followed.id)?;
+    sources(fetcher, keyring, node, &base, followed, &manifest)
+}
+
+/// Returns the snapshot that the sources file in place says it was written for.
+fn in_place() -> Option<Digest> {
+    let bytes = files::read_bounded(&under_root(Path::new(SOURCES)), 1 << 20).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    text.lines().next()?.strip_prefix("# Written by mirror-sync apply: ")?.rsplit(' ').next()?.parse().ok()
+}
+
+/// Tells the cluster how it went; the same words again are not written again within an hour.
+fn report(cluster: &Cluster, node: &Node, followed: &Followed, done: &Result<()>) -> Result<()> {
+    let (word, message) = match done {
+        Ok(()) => ("applied", String::new()),
+        Err(error @ (Error::Forged { .. } | Error::Damaged { .. })) => ("failed", toolkit::exit::chain(error)),
+        Err(error) => ("away", toolkit::exit::chain(error)),
+    };
+    let name = follow::name_of(node);
+    let state = NodeState {
+        v: 1,
+        node: name.clone(),
+        role: node.role.clone(),
+        channel: followed.channel.clone(),
+        by: followed.by.to_owned(),
+        want: Some(followed.id.clone()),
+        have: in_place(),
+        state: word.to_owned(),
+        at: files::now(),
+        message: toolkit::exit::one_line(&message).chars().take(500).collect(),
+    };
+    let key = format!("state/{name}");
+    let seen = match cluster.document::<NodeState>(&key) {
+        Ok(seen) => seen,
+        // Something else is there: it is replaced, but what somebody writes meanwhile is not.
+        Err(Error::Consul { code: toolkit::exit::BAD_INPUT, .. }) => cluster.any(&key)?,
+        Err(error) => return Err(error),
+    };
+    let same = |old: &NodeState| NodeState { at: state.at, ..old.clone() } == state && state.at.abs_diff(old.at) < 3600;
+    if !seen.value.as_ref().is_some_and(same) {
+        // A lost race is lost to this node's next run.
+        cluster.replace(&key, &state, &seen)?;
+    }
+    Ok(())
+}
+
 /// A path of the node: below `STACKTIRA_ROOT` where it is there, else as it stands.
 fn readable(path: &Path) -> PathBuf {
     let rooted = under_root(path);
     if rooted.exists() { rooted } else { path.to_owned() }
-}
-
-/// Consul's pointer, and the mirror's own file when there is no Consul or no key in it yet (first boot).
-fn resolve(config: &Config, node: &Node, fetcher: &Fetcher) -> Result<Digest> {
-    if let Some(consul) = &config.consul
-        && let Some(id) = Pointers::new(consul)?.read(&node.channel)?.id
-    {
-        return Ok(id);
-    }
-    let url = format!("{}/channel/{}.json", node.mirror.trim_end_matches('/'), node.channel);
-    let bytes = fetcher.get(&url, 64 << 10)?;
-    let pointer: Pointer = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::forged(&url, format!("not a channel pointer: {error}")))?;
-    if pointer.v != 1 || pointer.channel != node.channel {
-        return Err(Error::forged(&url, format!("a pointer of channel {:?}, not {}", pointer.channel, node.channel)));
-    }
-    Ok(pointer.snapshot)
 }
 
 fn manifest(fetcher: &Fetcher, keyring: &Keyring, base: &str, id: &Digest) -> Result<Manifest> {
@@ -112,10 +170,11 @@ fn sources(
     keyring: &Keyring,
     node: &Node,
     base: &str,
-    id: &Digest,
+    followed: &Followed,
     manifest: &Manifest,
 ) -> Result<String> {
-    let mut text = format!("# Written by mirror-sync apply: channel {}, snapshot {id}\n", node.channel);
+    let (channel, id) = (&followed.channel, &followed.id);
+    let mut text = format!("# Written by mirror-sync apply: channel {channel}, snapshot {id}\n");
     for source in &manifest.sources {
         let Source::Deb(deb) = source else { continue };
         if !node.formats.contains(&Format::Deb) {
