@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench sweep lint clean
+	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench sweep sweep-cloner lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -84,6 +84,9 @@ bench: build ## speed beside the peers, interleaved: ts, hiera-consul
 
 sweep: test-deps ## ts: a fault at every system call of every participant (minutes)
 	$(CARGO) test --release --locked -p ts --test cli -- --ignored --nocapture a_fault_at_every_system_call
+
+sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 160 sizes (half an hour)
+	$(CARGO) test --locked -p cloner --test cli -- --ignored --nocapture --test-threads 1 _leave_old_or_new_trees _leaves_old_or_new_trees
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check

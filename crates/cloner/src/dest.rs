@@ -9,6 +9,9 @@ use crate::source::normal_relative;
 /// Name of the directory below the root in which cloner keeps its own things.
 pub(crate) const STATE_DIR: &str = ".cloner";
 
+/// Longest place; with the root and what is in the tree, paths must stay below the system's 4096.
+const MAX_BYTES: usize = 1024;
+
 /// Judges `text` and returns the path below `root`.
 ///
 /// # Errors
@@ -19,6 +22,9 @@ pub(crate) fn parse(text: &str, root: &Path) -> Result<PathBuf, String> {
     }
     if text.chars().any(char::is_control) {
         return Err("dest holds a control character".to_owned());
+    }
+    if text.len() > MAX_BYTES {
+        return Err(format!("dest has more than {MAX_BYTES} bytes"));
     }
     let path = Path::new(text);
     let outside = || format!("dest '{text}' is outside of the root {}", root.display());

@@ -14,6 +14,9 @@ use crate::{pack, transport};
 /// Most bytes that one repository may send.
 const MAX_PACK: usize = 4 << 30;
 
+/// Longest name of a ref.
+const MAX_REF: usize = 1024;
+
 /// What the manifest asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Want {
@@ -61,6 +64,9 @@ impl Want {
                 Cause::Ref,
                 format!("'{text}' is a SHA-256 id; such repositories are not supported"),
             ));
+        }
+        if text.len() > MAX_REF {
+            return Err(Fault::new(Cause::Ref, format!("a ref of more than {MAX_REF} bytes")));
         }
         let full = if text.starts_with("refs/") { text.to_owned() } else { format!("refs/heads/{text}") };
         if text.starts_with('-') || text.contains(char::is_control) || !git2::Reference::is_valid_name(&full) {

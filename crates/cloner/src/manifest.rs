@@ -230,7 +230,7 @@ impl Manifest {
             Some("false") => false,
             Some(other) => {
                 let message = format!("submodules of '{}' is '{other}', not true or false", path.join("::"));
-                return Err(group.at.error(message, None));
+                return Err(expander.at("submodules").unwrap_or(&group.at).error(message, None));
             }
         };
         Ok(Repo {

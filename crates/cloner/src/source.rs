@@ -68,6 +68,9 @@ impl Source {
         if text.chars().any(char::is_control) {
             return Err("the source holds a control character".to_owned());
         }
+        if text.trim() != text {
+            return Err("the source begins or ends with a space".to_owned());
+        }
         if let Some((scheme, rest)) = text.split_once("://") {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" => HttpUrl::parse(false, rest).map(Self::Http),
@@ -89,6 +92,9 @@ impl Source {
         }
         let slash = text.find('/').unwrap_or(text.len());
         if let Some(colon) = text[..slash].find(':') {
+            if matches!(text[..colon].to_ascii_lowercase().as_str(), "file" | "http" | "https" | "ssh" | "git") {
+                return Err("the protocol of the source must be followed by ://".to_owned());
+            }
             return OtherUrl::checked("ssh", &text[..colon], &text[colon + 1..]).map(Self::Other);
         }
         Ok(Self::Local(base.join(text)))
@@ -166,10 +172,14 @@ impl HttpUrl {
                 (Some((decode(user)?, Secret::new(decode(password)?))), authority)
             }
         };
+        if login.as_ref().is_some_and(|(user, _)| user.is_empty()) {
+            return Err("the source has a login without a user".to_owned());
+        }
         check_authority(authority)?;
-        if path.contains([' ', '\\', '"', '<', '>']) || !path.is_ascii() {
+        if !path.is_ascii() || path.contains([' ', '\\', '"', '<', '>', '^', '`', '{', '|', '}']) {
             return Err("the path of the source holds characters that must be percent-encoded".to_owned());
         }
+        check_path(path)?;
         Ok(Self { tls, authority: authority.to_owned(), path: path.to_owned(), login })
     }
 
@@ -202,11 +212,26 @@ impl OtherUrl {
     }
 
     fn checked(scheme: &'static str, authority: &str, path: &str) -> Result<Self, String> {
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (user, authority) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        // Both become words of a command line, here and on the other side.
+        let plain = |text: &str, more: &[u8]| {
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte) || more.contains(&byte))
+        };
+        let password = user.map(|user| user.split_once(':').unwrap_or((user, "")));
+        if password.is_some_and(|(user, _)| user.is_empty() || user.starts_with('-') || !plain(user, b"")) {
+            return Err("the source has no valid user".to_owned());
+        }
         check_authority(authority)?;
-        if path.is_empty() {
+        if path.trim_matches('/').is_empty() {
             return Err("the source has no path".to_owned());
         }
+        if !plain(path, b"/~@%:,=") || path.split('/').any(|segment| segment.starts_with('-')) {
+            return Err("the path of the source holds characters or names that are not allowed".to_owned());
+        }
+        check_path(path)?;
         Ok(Self { scheme, authority: authority.to_owned(), path: path.to_owned() })
     }
 }
@@ -222,20 +247,46 @@ impl fmt::Display for Source {
     }
 }
 
+/// Judges `host`, `host:port`, `[address]` or `[address]:port`.
 fn check_authority(authority: &str) -> Result<(), String> {
-    let bytes = authority.as_bytes();
-    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte);
-    if bytes.is_empty()
-        || matches!(bytes[0], b'-' | b'.' | b':')
-        || !bytes.iter().all(known)
-        || authority.contains("..")
-    {
-        return Err("the source has no valid host".to_owned());
+    let port = match authority.strip_prefix('[') {
+        Some(rest) => rest
+            .split_once(']')
+            .filter(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())
+            .map(|(_, rest)| rest),
+        None => {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            let valid = !host.is_empty() && host.len() <= 253 && !host.starts_with(['-', '.']);
+            (valid && host.bytes().all(known) && !host.contains("..")).then_some(port)
+        }
+    };
+    let valid = port.is_some_and(|port| {
+        port.is_empty()
+            || port.strip_prefix(':').is_some_and(|number| {
+                number.bytes().all(|byte| byte.is_ascii_digit()) && number.parse().is_ok_and(|port: u16| port > 0)
+            })
+    });
+    if valid { Ok(()) } else { Err("the source has no valid host".to_owned()) }
+}
+
+/// Judges a path of a URL as it means itself after percent-decoding.
+fn check_path(path: &str) -> Result<(), String> {
+    let decoded = decode(path)?;
+    if decoded.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err("the path of the source holds '.' or '..'".to_owned());
+    }
+    if decoded.contains('\\') {
+        return Err("the path of the source holds a backslash".to_owned());
     }
     Ok(())
 }
 
 fn decode(text: &str) -> Result<String, String> {
+    let digits = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(digits) {
+        return Err("the source holds '%' without two hexadecimal digits".to_owned());
+    }
     let decoded = percent_encoding::percent_decode_str(text)
         .decode_utf8()
         .map_err(|_| "the source is not UTF-8 after percent-decoding".to_owned())?;
@@ -274,6 +325,17 @@ mod tests {
         assert_eq!(parse("rel/x"), Ok(Source::Local("/base/rel/x".into())));
         assert!(matches!(parse("git@github.com:a/b.git"), Ok(Source::Other(url)) if url.scheme == "ssh"));
         assert!(matches!(parse("ssh://git@h:29418/a"), Ok(Source::Other(_))));
+        for text in [
+            "http://[::1]:8080/x",
+            "http://me:p%40ss@h/x",
+            "https://h/a-b_c.d~e/f+g,h;i=j:k@l/(m)&n%20o",
+            "ssh://me@h/~you/x.git",
+            "h:x/y.git",
+            "./-x",
+            "a b/c",
+        ] {
+            assert!(parse(text).is_ok(), "{text}");
+        }
     }
 
     #[test]
@@ -301,13 +363,7 @@ mod tests {
             "file:///a%0ab",
         ] {
             let parsed = parse(text);
-            // The last two of http are refused no later than when they are used.
-            let refused = match &parsed {
-                Ok(source @ Source::Http(_)) => source.mirror_path().is_err(),
-                Ok(Source::Other(_)) => text == "file:relative",
-                other => other.is_err(),
-            };
-            assert!(refused, "{text:?}: {parsed:?}");
+            assert!(parsed.is_err(), "{text:?}: {parsed:?}");
         }
     }
 
@@ -324,7 +380,7 @@ mod tests {
             let there = parse(text).expect(text).mirrored(&mirror).expect(text);
             assert_eq!(there.to_string(), format!("http://192.168.242.5:8080/git/{expected}"));
         }
-        for text in ["https://h/../etc", "https://h/%2e%2e/etc", "https://h/", "https://h/.git"] {
+        for text in ["https://h/", "https://h/.git"] {
             assert!(parse(text).expect(text).mirrored(&mirror).is_err(), "{text}");
         }
         let local = Mirror::parse("file:///srv/git").expect("valid");

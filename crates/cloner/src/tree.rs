@@ -5,6 +5,7 @@
 //! written as the commit has them: no attribute, filter or setting changes a byte, modes are 0755
 //! or 0644 whatever the umask.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -168,9 +169,13 @@ impl<'r> Walk<'r> {
         if path.components().count() > MAX_DEPTH {
             return refuse(path, "is too deep");
         }
+        let mut seen = HashSet::with_capacity(tree.len());
         for entry in tree {
             let name = entry.name_bytes();
             path.push(OsStr::from_bytes(name));
+            if !seen.insert(name.to_owned()) {
+                return refuse(path, "is there twice");
+            }
             if !is_safe_name(name) {
                 return refuse(path, "is not a safe name");
             }
@@ -206,6 +211,9 @@ impl<'r> Walk<'r> {
                     }
                     if mode == 0o120_000 {
                         let blob = self.odb.read(oid).map_err(damaged)?;
+                        if name.eq_ignore_ascii_case(b".gitmodules") {
+                            return refuse(path, "is a symbolic link, which could make git read another file");
+                        }
                         if !is_safe_link(path, blob.data()) {
                             return refuse(path, "is a symbolic link that leaves the tree");
                         }

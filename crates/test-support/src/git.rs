@@ -117,6 +117,24 @@ impl Repo {
         id.to_string()
     }
 
+    /// Creates or moves a branch.
+    ///
+    /// # Panics
+    /// The commit does not exist.
+    pub fn branch(&self, name: &str, commit: &str) {
+        let id = Oid::from_str(commit).expect("a commit id");
+        self.inner.reference(&format!("refs/heads/{name}"), id, true, "test").expect("a branch");
+    }
+
+    /// Returns the commit of a branch.
+    ///
+    /// # Panics
+    /// There is no such branch.
+    #[must_use]
+    pub fn tip(&self, branch: &str) -> String {
+        self.inner.refname_to_id(&format!("refs/heads/{branch}")).expect("a branch").to_string()
+    }
+
     /// Creates or moves a lightweight tag.
     ///
     /// # Panics

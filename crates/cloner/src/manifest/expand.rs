@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::group::{Group, Scalar};
+use super::group::{Group, Place, Scalar};
 use super::{MAX_VALUE, ManifestError};
 use crate::nearest::nearest;
 
@@ -39,6 +39,11 @@ impl<'a> Expander<'a> {
         self.open.pop();
         self.done.insert(key, text.clone());
         Ok(Some(text))
+    }
+
+    /// Returns where the nearest definition of `key` stands.
+    pub(super) fn at(&self, key: &str) -> Option<&'a Place> {
+        self.scope.iter().rev().find_map(|group| group.scalars.get(key)).map(|scalar| &scalar.at)
     }
 
     fn expand(&mut self, scalar: &Scalar) -> Result<String, ManifestError> {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use test_support::git::{Content, GitServer};
 
-use crate::support::{Ran, Scratch, files, one_file};
+use crate::support::{Ran, Scratch, binary, files, one_file};
 
 /// A repository with every kind of ref; returns the commits one, two (tip of main).
 fn history(server: &GitServer) -> (test_support::git::Repo, String, String) {
@@ -292,7 +292,7 @@ fn help_and_version_go_to_stdout() {
         assert!(help.out.lines().any(|line| line == heading), "{heading} in {}", help.out);
     }
     assert!(scratch.run(&["--version"]).code(0).out.starts_with("cloner "));
-    let bare = std::process::Command::new(env!("CARGO_BIN_EXE_cloner")).output().expect("it runs");
+    let bare = std::process::Command::new(binary()).output().expect("it runs");
     assert_eq!(bare.status.code(), Some(2));
 }
 
@@ -329,7 +329,7 @@ fn a_lock_file_fixes_what_is_placed() {
     // A second machine gets the same, although the branch has moved.
     let elsewhere = scratch.path("elsewhere");
     let options = ["--root", elsewhere.to_str().expect("text"), "--lock", "lock", "--locked", "--mode", "export"];
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloner"));
+    let mut command = std::process::Command::new(binary());
     let ran = command.current_dir(scratch.path("")).args(options).arg("repos.yaml").output().expect("it runs");
     Ran::from(ran).code(0);
     assert_eq!(std::fs::read_to_string(elsewhere.join("a/file")).expect("placed"), "1");

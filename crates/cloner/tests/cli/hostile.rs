@@ -1,44 +1,119 @@
 //! Repositories made to do harm.
 
-use test_support::git::{Content, GitServer};
+use test_support::git::{Content, GitServer, Repo};
 
 use crate::support::{Scratch, files};
 
+type Entry = (&'static str, &'static str, &'static str);
+
+/// Trees with exactly these raw entries: mode, name, content.
+const TREES: &[(&str, &[Entry])] = &[
+    ("dotgit", &[("40000", ".git", "config")]),
+    ("case", &[("40000", ".GIT", "config")]),
+    ("ntfs", &[("100644", "git~1", "x")]),
+    ("hfs", &[("40000", ".g\u{200c}it", "config")]),
+    ("stream", &[("40000", ".git::$INDEX_ALLOCATION", "config")]),
+    ("dots", &[("40000", ".git. .", "config")]),
+    ("backslash", &[("100644", ".git\\config", "x")]),
+    ("dotdot", &[("100644", "..", "x")]),
+    ("dotdotdir", &[("40000", "..", "evil")]),
+    ("dot", &[("100644", ".", "x")]),
+    ("slash", &[("100644", "../../evil", "x")]),
+    ("rooted", &[("100644", "/tmp/evil", "x")]),
+    ("inner", &[("100644", "a/b", "x")]),
+    ("absolute", &[("120000", "link", "/etc/passwd")]),
+    ("leaving", &[("120000", "link", "../outside")]),
+    ("deeper", &[("120000", "link", "a/b/../../../outside")]),
+    ("parent", &[("120000", "link", "..")]),
+    ("togit", &[("120000", "link", ".git/config")]),
+    ("nolink", &[("120000", "link", "")]),
+    ("through", &[("120000", "a", "."), ("120000", "b", "a/../../x")]),
+    ("twice", &[("120000", "a", "b"), ("40000", "a", "evil")]),
+    ("same", &[("100644", "a", "1"), ("100644", "a", "2")]),
+    ("gitmodules", &[("100644", "x", "y"), ("120000", ".gitmodules", "x")]),
+    ("module", &[("160000", "sub", "0123456789012345678901234567890123456789")]),
+    (
+        "ext",
+        &[
+            ("100644", ".gitmodules", "[submodule \"s\"]\n\tpath = s\n\turl = ext::sh -c touch% evil\n"),
+            ("160000", "s", "0123456789012345678901234567890123456789"),
+        ],
+    ),
+    (
+        "option",
+        &[
+            ("100644", ".gitmodules", "[submodule \"s\"]\n\tpath = -s\n\turl = --upload-pack=touch evil\n"),
+            ("160000", "s", "0123456789012345678901234567890123456789"),
+        ],
+    ),
+];
+
+/// Repositories whose objects are not what they are said to be.
+const BROKEN: [&str; 9] =
+    ["deep", "long", "target", "missing", "blobastree", "treeasblob", "treelessc", "blobtag", "headtree"];
+
+fn broken(repo: &Repo, name: &str) {
+    let inner = git2::Repository::open(repo.path()).expect("a repository");
+    let odb = inner.odb().expect("objects");
+    let blob = inner.blob(b"x").expect("a blob");
+    let tree = |mode: &str, name: &str, id: git2::Oid| {
+        let mut bytes = format!("{mode} {name}\0").into_bytes();
+        bytes.extend_from_slice(id.as_bytes());
+        odb.write(git2::ObjectType::Tree, &bytes).expect("a tree")
+    };
+    let commit = |tree: git2::Oid| {
+        let text = format!("tree {tree}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\nx\n");
+        odb.write(git2::ObjectType::Commit, text.as_bytes()).expect("a commit")
+    };
+    let tip = match name {
+        "deep" => commit((0..200).fold(tree("100644", "x", blob), |below, _| tree("40000", "d", below))),
+        "long" => commit(tree("100644", &"n".repeat(300), blob)),
+        "target" => commit(tree("120000", "l", inner.blob("a/".repeat(3000).as_bytes()).expect("a blob"))),
+        "missing" => commit(tree("100644", "x", git2::Oid::from_str(&"5".repeat(40)).expect("hex"))),
+        "blobastree" => commit(tree("40000", "x", blob)),
+        "treeasblob" => commit(tree("100644", "x", tree("100644", "y", blob))),
+        "treelessc" => commit(blob),
+        "blobtag" => {
+            let text = format!("object {blob}\ntype blob\ntag main\ntagger a <a@b> 1 +0000\n\nx\n");
+            odb.write(git2::ObjectType::Tag, text.as_bytes()).expect("a tag")
+        }
+        "headtree" => tree("100644", "x", blob),
+        other => panic!("{other}"),
+    };
+    let (file, text) = (repo.path().join("refs/heads/main"), format!("{tip}\n"));
+    std::fs::write(file, text).expect("written");
+}
+
 #[test]
-fn unsafe_trees_are_refused_in_both_modes() {
+fn hostile_repositories_are_refused_in_both_modes() {
     let server = GitServer::start();
-    type Case = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
-    let cases: &[Case] = &[
-        ("dotgit", &[("40000", ".git", "config")]),
-        ("case", &[("40000", ".GIT", "config")]),
-        ("ntfs", &[("100644", "git~1", "x")]),
-        ("hfs", &[("40000", ".g\u{200c}it", "config")]),
-        ("dotdot", &[("100644", "..", "x")]),
-        ("dot", &[("100644", ".", "x")]),
-        ("slash", &[("100644", "../../evil", "x")]),
-        ("absolute", &[("120000", "link", "/etc/passwd")]),
-        ("leaving", &[("120000", "link", "../outside")]),
-        ("through", &[("120000", "a", "."), ("120000", "b", "a/../../x")]),
-        ("twice", &[("120000", "a", "b"), ("40000", "a", "evil")]),
-        ("module", &[("160000", "sub", "0123456789012345678901234567890123456789")]),
-    ];
-    let mut manifest = String::from("dest: m/%{name}\n");
-    for (name, entries) in cases {
-        let file = format!("{name}.git");
-        server.repo(&file).commit_raw("main", entries);
-        manifest.push_str(&format!("{name}: {{source: '{}'}}\n", server.url(&file)));
+    let mut names: Vec<&str> = Vec::new();
+    for (name, entries) in TREES {
+        server.repo(&format!("{name}.git")).commit_raw("main", entries);
+        names.push(name);
     }
-    for mode in ["export", "clone"] {
+    for name in BROKEN {
+        broken(&server.repo(&format!("{name}.git")), name);
+        names.push(name);
+    }
+    for (mode, local) in [("export", false), ("export", true), ("clone", false), ("clone", true)] {
+        let mut manifest = String::from("dest: m/%{name}\nref: main\n");
+        for name in &names {
+            let file = format!("{name}.git");
+            let source = if local { server.root().join(&file).display().to_string() } else { server.url(&file) };
+            manifest.push_str(&format!("{name}: {{source: '{source}'}}\n"));
+        }
         let scratch = Scratch::new();
         scratch.manifest(&manifest);
         let ran = scratch.run(&["--json", "--retries", "0", "--mode", mode]).code(1);
-        for (name, _) in cases {
-            assert_eq!(ran.state(name), "failed", "{mode} {name}");
-            assert!(!scratch.root().join("m").join(name).exists(), "{mode} {name}");
+        for name in &names {
+            assert_eq!(ran.state(name), "failed", "{mode} {local} {name}");
+            assert!(ran.err.contains(&format!("error: {name} (m/{name}): ")), "{}", ran.err);
+            assert!(!scratch.root().join("m").join(name).exists(), "{mode} {local} {name}");
         }
         let left: Vec<String> = files(&scratch.root()).into_iter().filter(|path| path != ".cloner/lock").collect();
         assert!(left.is_empty(), "{left:?}");
-        assert!(!scratch.path("evil").exists() && !scratch.path("outside").exists());
+        assert_eq!(files(&scratch.path("")), ["repos.yaml", "root/.cloner/lock"]);
     }
 }
 
@@ -52,7 +127,7 @@ fn submodules_are_left_out_where_the_manifest_says_so() {
         scratch.run(&["--mode", mode]).code(0);
         assert!(scratch.root().join("m/sub").is_dir());
         assert_eq!(scratch.run(&["--mode", mode, "--json"]).code(0).state("m"), "unchanged");
-        scratch.run_with(&["--mode", mode], &["--m::submodules=maybe"]).code(65);
+        scratch.run_with(&["--mode", mode], &["--m::submodules=maybe"]).code(2);
     }
 }
 

@@ -5,3 +5,5 @@ mod hostile;
 mod network;
 mod places;
 mod support;
+mod sweep;
+mod tables;

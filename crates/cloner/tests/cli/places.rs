@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use test_support::git::{Behaviour, Content, GitServer};
 
-use crate::support::{Ran, Scratch, files, one_file};
+use crate::support::{Ran, Scratch, binary, files, one_file};
 
 fn scratch_for(server: &GitServer) -> Scratch {
     let scratch = Scratch::new();
@@ -217,10 +217,7 @@ fn modes_do_not_depend_on_the_umask() {
     let server = GitServer::start();
     server.repo("m.git").commit("main", &[("d/file", Content::File("1")), ("run", Content::Script("x"))]);
     let scratch = scratch_for(&server);
-    let script = format!(
-        "umask 077; exec {} --root root --mode export repos.yaml --m::dest=a/b/m",
-        env!("CARGO_BIN_EXE_cloner")
-    );
+    let script = format!("umask 077; exec {} --root root --mode export repos.yaml --m::dest=a/b/m", binary().display());
     let ran = std::process::Command::new("sh").args(["-c", &script]).current_dir(scratch.path("")).output();
     Ran::from(ran.expect("it runs")).code(0);
     for (path, expected) in [
@@ -305,7 +302,7 @@ fn a_full_disk_leaves_the_old_tree_and_is_named() {
          {cloner} --root {root} --mode export --retries 0 --json repos.yaml --m::ref big; echo code=$?\n\
          cat {root}/m/file",
         root = scratch.root().display(),
-        cloner = env!("CARGO_BIN_EXE_cloner")
+        cloner = binary().display()
     );
     repo.commit("big", &[("file", Content::File(&big))]);
     let output =

@@ -6,6 +6,12 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use test_support::git::{Content, GitServer};
 
+/// The binary under test; `STACKTIRA_BINARIES=DIR` names another one, as for the pipelines of several tools.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("STACKTIRA_BINARIES")
+        .map_or_else(|| env!("CARGO_BIN_EXE_cloner").into(), |directory| Path::new(&directory).join("cloner"))
+}
+
 pub(crate) struct Scratch {
     directory: tempfile::TempDir,
 }
@@ -40,7 +46,7 @@ impl Scratch {
 
     /// The command with options but without the manifest.
     pub(crate) fn command(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cloner"));
+        let mut command = Command::new(binary());
         command.env_clear().env("HOME", self.directory.path()).current_dir(self.directory.path());
         command.arg("--root").arg(self.root()).args(options).stdin(Stdio::null());
         command
