@@ -20,6 +20,8 @@ Examples:
       Note the commits; with --locked another machine gets exactly these
   cloner --plan repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
       Show what would change, with values of the manifest overridden
+  cloner --on-change /usr/local/bin/kick --metrics /var/lib/node_exporter/cloner.prom repos.yaml
+      Have something done when modules changed, and let Prometheus see what failed
   cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
       Names of the repositories that failed
 
@@ -108,6 +110,17 @@ pub struct Cli {
     /// Remove what this manifest had placed and no longer lists, if all else succeeded
     #[arg(long)]
     pub purge: bool,
+
+    /// When anything was placed or removed, run this program once, with the changes as JSON lines on its stdin
+    ///
+    /// The root stays locked meanwhile, for --timeout at most. What it could not be told, because it failed or
+    /// cloner was killed, the next run tells again.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["plan", "status", "verify"])]
+    pub on_change: Option<PathBuf>,
+
+    /// Write figures of the run to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
 
     /// Say what would be done and change nothing
     #[arg(long, conflicts_with_all = ["status", "verify", "force", "no_wait"])]

@@ -22,31 +22,36 @@ mod credential;
 mod dest;
 mod error;
 mod fault;
+mod finish;
 mod fleet;
 mod git;
+mod hook;
 mod http;
 mod job;
 mod lockfile;
 pub mod manifest;
+mod metrics;
 mod nearest;
 mod netrc;
 mod pack;
 mod pktline;
 mod place;
+mod progress;
 mod record;
 pub mod refsindex;
 mod report;
 mod slots;
 pub mod source;
+mod status;
 mod transport;
 mod tree;
 mod v2;
+mod words;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use toolkit::lock::FileLock;
 use toolkit::{Io, dirs, exit};
@@ -54,12 +59,11 @@ use toolkit::{Io, dirs, exit};
 use crate::cli::Cli;
 pub use crate::error::Error;
 use crate::fault::{Cause, Fault};
-use crate::git::Want;
+use crate::hook::Hook;
 use crate::job::{Member, Progress, Setup};
 use crate::lockfile::Lock;
-use crate::manifest::{Manifest, Repo};
+use crate::manifest::Repo;
 use crate::place::Site;
-use crate::record::Occupied;
 use crate::report::{Line, State};
 use crate::source::Mirror;
 use crate::tree::Depth;
@@ -69,13 +73,27 @@ use crate::tree::Depth;
 /// # Errors
 /// What ends the whole run; a repository that fails alone is in the report and makes the code 1.
 pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
+    let started = Instant::now();
+    let mut lines = Vec::new();
+    let result = work(cli, &mut lines, io);
+    if let Some(path) = &cli.metrics {
+        let code = result.as_ref().map_or_else(exit::Failure::exit_code, |code| *code);
+        let figures = metrics::Figures { lines: &lines, code, took: started.elapsed() };
+        if let Err(err) = metrics::write(path, &figures) {
+            io.warn(format_args!("cannot write the metrics to {}: {err}", path.display()));
+        }
+    }
+    result
+}
+
+fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
     let Some(cli::Manifest::Given(words)) = &cli.manifest else {
         return Err(Error::Usage {
             message: "no manifest was given".to_owned(),
             hint: Some("name one, as in `cloner repos.yaml`; --help has examples".to_owned()),
         });
     };
-    let (path, repos) = read_manifest(words, io)?;
+    let (path, repos) = words::read(words, io)?;
     let mirror = match &cli.mirror {
         Some(text) => Some(Mirror::parse(text).map_err(|why| Error::Usage {
             message: format!("--mirror: {}", why.replace("source", "mirror")),
@@ -90,8 +108,8 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     transport::register();
     if cli.status || cli.verify {
         let depth = if cli.verify { Depth::Content } else { Depth::Stat };
-        let lines: Vec<Line> = entries.iter().map(|(repo, dest)| status(&site, repo, dest, depth)).collect();
-        report::print(io, &lines, cli.json, true)?;
+        lines.extend(entries.iter().map(|(repo, dest)| status::look(&site, repo, dest, depth)));
+        report::print(io, lines, cli.json, true)?;
         let clean = lines.iter().all(|line| line.state == State::Clean);
         return Ok(if clean { exit::OK } else { exit::NO });
     }
@@ -103,11 +121,24 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         });
     }
     let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
-    let (lines, lock_written) = bring(cli, &site, &path, mirror.as_ref(), &entries, io)?;
+    let mut hook = match &cli.on_change {
+        Some(program) => {
+            let hook = Hook::new(program, &site.state, cli.timeout);
+            Some(hook.map_err(|err| Error::Root { root: site.root.clone(), message: err.to_string() })?)
+        }
+        None => None,
+    };
+    let (brought, lock_written) = bring(cli, &site, &path, mirror.as_ref(), &entries, hook.as_mut(), io)?;
+    lines.extend(brought);
+    report::print(io, lines, cli.json, cli.plan)?;
+    let changed: Vec<&Line> = lines.iter().filter(|line| line.state.is_change()).collect();
+    let told = hook.as_mut().map_or(Ok(()), |hook| hook.tell(&changed));
     drop(held);
-    report::print(io, &lines, cli.json, cli.plan)?;
     lock_written?;
-    let failed = lines.iter().any(|line| line.state == State::Failed);
+    if let Err(why) = &told {
+        io.error(why);
+    }
+    let failed = told.is_err() || lines.iter().any(|line| line.state == State::Failed);
     Ok(if failed { exit::NO } else { exit::OK })
 }
 
@@ -118,6 +149,7 @@ fn bring(
     manifest: &Path,
     mirror: Option<&Mirror>,
     entries: &[Entry],
+    mut hook: Option<&mut Hook>,
     io: &mut Io,
 ) -> Result<(Vec<Line>, Result<(), Error>), Error> {
     let lock = match &cli.lock {
@@ -149,8 +181,8 @@ fn bring(
         update: &cli.update,
         manifest,
     };
-    let results = work_all(&setup, entries, usize::from(cli.jobs));
-    let (mut lines, resolved) = finish(&setup, entries, results, io);
+    let results = work_all(&setup, entries, usize::from(cli.jobs), io);
+    let (mut lines, resolved) = finish::place(&setup, entries, results, hook.as_deref_mut(), io);
     let lock_written = match (&cli.lock, &lock) {
         (Some(path), Some(old)) if !cli.plan && !cli.locked => {
             let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
@@ -160,7 +192,7 @@ fn bring(
     };
     let failed = lock_written.is_err() || lines.iter().any(|line| line.state == State::Failed);
     if cli.purge && !failed && !entries.is_empty() {
-        lines.extend(purge(&setup, entries)?);
+        lines.extend(finish::purge(&setup, entries, hook)?);
     }
     if !cli.plan {
         // Old trees and what failed attempts left; the next run would do it too.
@@ -172,48 +204,6 @@ fn bring(
 }
 
 type Entry = (Repo, Result<PathBuf, Fault>);
-
-/// Reads the manifest that `words` begin with and applies the overrides that follow.
-fn read_manifest(words: &[OsString], io: &mut Io) -> Result<(PathBuf, Vec<Repo>), Error> {
-    let mut words = words.iter();
-    let path = PathBuf::from(words.next().expect("an external subcommand has at least its name"));
-    let mut overrides = Vec::new();
-    while let Some(word) = words.next() {
-        let usage = |message: String, hint: Option<&str>| Error::Usage { message, hint: hint.map(str::to_owned) };
-        let text = |word: &OsString| {
-            word.to_str().map(str::to_owned).ok_or_else(|| usage("an override is not UTF-8".to_owned(), None))
-        };
-        let word = text(word)?;
-        let Some(body) = word.strip_prefix("--").filter(|body| !body.is_empty() && !body.starts_with('=')) else {
-            let message = format!("'{word}' after the manifest is no override");
-            return Err(usage(
-                message,
-                Some("options come before the manifest, overrides are --KEY VALUE or --KEY=VALUE"),
-            ));
-        };
-        let (key, value) = match body.split_once('=') {
-            Some((key, value)) => (key.to_owned(), value.to_owned()),
-            None => {
-                let value = words.next().map(text).transpose()?.filter(|value| !value.starts_with("--"));
-                let hint = if cli::is_option(body) {
-                    "options come before the manifest"
-                } else {
-                    "write --KEY=VALUE for a value that begins with --"
-                };
-                (body.to_owned(), value.ok_or_else(|| usage(format!("override '{word}' has no value"), Some(hint)))?)
-            }
-        };
-        overrides.push((key, value));
-    }
-    let mut manifest = Manifest::load(&path)?;
-    for (key, value) in overrides {
-        manifest.set(&format!("--{key}"), &key, &value)?;
-    }
-    let repos = manifest.repos()?;
-    manifest.warnings().into_iter().for_each(|warning| io.warn(warning));
-    let path = std::path::absolute(&path).unwrap_or(path);
-    Ok((path, repos))
-}
 
 /// Returns the root without links in it, so that places below it can be checked link by link.
 fn real_root(root: &Path) -> std::io::Result<PathBuf> {
@@ -262,7 +252,7 @@ fn hold(site: &Site, no_wait: bool, io: &mut Io) -> Result<FileLock, Error> {
 
 /// Works on all repositories, those of one source together, `jobs` sources at a time; results are in the manifest's
 /// order.
-fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize) -> Vec<Result<Progress, Fault>> {
+fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize, io: &mut Io) -> Vec<Result<Progress, Fault>> {
     let mut results: Vec<Option<Result<Progress, Fault>>> = Vec::new();
     let mut groups: Vec<Vec<Member<'_>>> = Vec::new();
     let mut by_source: HashMap<String, usize> = HashMap::new();
@@ -279,130 +269,38 @@ fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize) -> Vec<Result<Pro
         groups[group].push(Member { number, repo, dest });
     }
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(&mut results);
+    let mut progress = progress::Progress::new(groups.iter().map(Vec::len).sum());
     std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::channel();
         for _ in 0..jobs.min(groups.len()) {
-            scope.spawn(|| {
+            let (groups, next, sender) = (&groups, &next, sender.clone());
+            scope.spawn(move || {
                 while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let worked = job::work(setup, group);
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    for (number, result) in worked {
-                        done[number] = Some(result);
-                    }
+                    // The receiver stays until all senders are gone.
+                    let _ = sender.send(Event::Begun(&group[0].repo.name));
+                    let _ = sender.send(Event::Done(&group[0].repo.name, job::work(setup, group)));
                 }
             });
         }
+        drop(sender);
+        for event in receiver {
+            match event {
+                Event::Begun(name) => progress.begun(name, io),
+                Event::Done(name, worked) => {
+                    progress.done(name, worked.len(), worked.iter().any(|(_, result)| result.is_err()), io);
+                    for (number, result) in worked {
+                        results[number] = Some(result);
+                    }
+                }
+            }
+        }
     });
+    progress.end(io);
     results.into_iter().map(|result| result.expect("every repository was worked on")).collect()
 }
 
-/// Places what is staged and says what became of each repository.
-///
-/// Beside the lines come the commits and trees that places now hold, for the lock file.
-fn finish(
-    setup: &Setup<'_>,
-    entries: &[Entry],
-    results: Vec<Result<Progress, Fault>>,
-    io: &mut Io,
-) -> (Vec<Line>, Vec<Option<(String, String)>>) {
-    let staged = results.iter().any(|result| matches!(result, Ok(Progress::Staged { .. })));
-    let flushed = if staged { setup.site.flush() } else { Ok(()) };
-    let mut lines = Vec::new();
-    let mut resolved = vec![None; entries.len()];
-    for (((repo, _), result), resolved) in entries.iter().zip(results).zip(&mut resolved) {
-        lines.push(match result {
-            Err(fault) => Line::failed(repo, None, fault),
-            Ok(Progress::Unchanged { sha, tree }) => {
-                *resolved = Some((sha.clone(), tree));
-                Line::new(repo, State::Unchanged, Some(sha.clone()), Some(sha))
-            }
-            Ok(Progress::Planned { old, new }) => {
-                let state = if old.is_some() { State::WouldUpdate } else { State::WouldPlace };
-                Line::new(repo, state, old, Some(new))
-            }
-            Ok(Progress::Staged { old, staged }) => {
-                let placed = match &flushed {
-                    Ok(()) => setup.site.place(&staged, setup.force),
-                    Err(err) => Err(Fault::disk(&setup.site.stage(), err)),
-                };
-                match placed {
-                    Ok(saved) => {
-                        if let Some(saved) = saved {
-                            io.warn(format_args!("{}: the old tree is kept in {}", repo.name, saved.display()));
-                        }
-                        *resolved = Some((staged.record.sha.clone(), staged.record.tree.clone()));
-                        let state = if old.is_some() { State::Updated } else { State::Placed };
-                        Line::new(repo, state, old, Some(staged.record.sha.clone()))
-                    }
-                    Err(fault) => Line::failed(repo, old, fault),
-                }
-            }
-        });
-    }
-    (lines, resolved)
-}
-
-/// Removes what this manifest had placed and no longer lists.
-///
-/// Called after full success only: a failure may mean that the manifest was not what was meant.
-fn purge(setup: &Setup<'_>, entries: &[Entry]) -> Result<Vec<Line>, Error> {
-    let site = setup.site;
-    let records = match site.records.all() {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        all => all.map_err(|err| Error::Root { root: site.root.clone(), message: err.to_string() })?,
-    };
-    let listed = |dest: &Path| entries.iter().any(|(_, listed)| listed.as_ref().is_ok_and(|listed| listed == dest));
-    let mut lines = Vec::new();
-    for record in records.into_iter().filter(|record| record.manifest == setup.manifest && !listed(&record.dest)) {
-        let repo = Repo {
-            name: record.name.clone(),
-            path: record.name.clone(),
-            source: record.source.clone(),
-            reference: record.reference.clone(),
-            dest: record.dest.display().to_string(),
-            submodules: true,
-            at: String::new(),
-        };
-        let old = Some(record.sha.clone());
-        lines.push(if setup.plan {
-            Line::new(&repo, State::WouldPurge, old, None)
-        } else {
-            match site.purge(&record) {
-                Ok(()) => Line::new(&repo, State::Purged, old, None),
-                Err(fault) => Line::failed(&repo, old, fault),
-            }
-        });
-    }
-    Ok(lines)
-}
-
-/// Looks at one place, without the network.
-fn status(site: &Site, repo: &Repo, dest: &Result<PathBuf, Fault>, depth: Depth) -> Line {
-    let dest = match dest {
-        Ok(dest) => dest,
-        Err(fault) => return Line::failed(repo, None, fault.clone()),
-    };
-    if let Err(why) = dest::check_path(&site.root, dest) {
-        return Line::failed(repo, None, Fault::new(Cause::LocalChanges, why));
-    }
-    match site.records.look(&site.root, dest, depth) {
-        Err(err) => Line::failed(repo, None, Fault::disk(&site.root.join(dest), &err)),
-        Ok(Occupied::No) => Line::new(repo, State::Absent, None, None),
-        Ok(Occupied::Foreign) => Line::new(repo, State::Foreign, None, None),
-        Ok(Occupied::Changed(record, changes)) => {
-            Line::new(repo, State::Changed, Some(record.sha), None).message(place::summary(&changes))
-        }
-        Ok(Occupied::Clean(record)) => {
-            let pinned = match Want::parse(repo.reference.as_deref()) {
-                Ok(Want::Commit(oid)) => record.sha == oid.to_string(),
-                _ => record.reference == repo.reference,
-            };
-            if pinned {
-                Line::new(repo, State::Clean, Some(record.sha.clone()), Some(record.sha))
-            } else {
-                let was = record.reference.as_deref().unwrap_or("HEAD").to_owned();
-                Line::new(repo, State::Outdated, Some(record.sha), None).message(format!("placed for ref {was}"))
-            }
-        }
-    }
+/// What a worker says.
+enum Event<'a> {
+    Begun(&'a str),
+    Done(&'a str, Vec<(usize, Result<job::Progress, Fault>)>),
 }

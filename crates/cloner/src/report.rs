@@ -32,6 +32,40 @@ pub(crate) enum State {
     Foreign,
 }
 
+impl State {
+    /// Worst first.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Failed,
+        Self::Changed,
+        Self::Foreign,
+        Self::Absent,
+        Self::Outdated,
+        Self::Purged,
+        Self::WouldPurge,
+        Self::Updated,
+        Self::WouldUpdate,
+        Self::Placed,
+        Self::WouldPlace,
+        Self::Unchanged,
+        Self::Clean,
+    ];
+    /// What becomes of repositories in an ordinary run.
+    pub(crate) const USUAL: [Self; 4] = [Self::Failed, Self::Updated, Self::Placed, Self::Unchanged];
+
+    /// Whether something on the disk became another.
+    pub(crate) fn is_change(self) -> bool {
+        matches!(self, Self::Placed | Self::Updated | Self::Purged)
+    }
+
+    fn rank(self) -> usize {
+        Self::ALL.iter().position(|state| *state == self).unwrap_or(Self::ALL.len())
+    }
+
+    pub(crate) fn word(self) -> String {
+        word(&self)
+    }
+}
+
 /// One repository's line.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line {
@@ -104,8 +138,17 @@ impl Line {
         Self { message: Some(message.into()), ..self }
     }
 
-    fn word(&self) -> String {
-        word(&self.state)
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn dest(&self) -> &str {
+        &self.dest
+    }
+
+    /// The word of the cause; empty if nothing failed.
+    pub(crate) fn cause_word(&self) -> String {
+        self.cause.as_ref().map(word).unwrap_or_default()
     }
 
     /// For people: `keystone (modules/keystone): 1a2b3c4d5e6f -> 6f5e4d3c2b1a`.
@@ -118,16 +161,22 @@ impl Line {
             (None, None) => String::new(),
         };
         let message = self.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
-        format!("{} ({}) {}{commits}{message}", self.name, self.dest, self.word())
+        format!("{} ({}) {}{commits}{message}", self.name, self.dest, self.state.word())
     }
 }
 
-/// Prints all lines and the summary. For a `listing`, states are the data that was asked for.
+/// Prints all lines and the summary: JSON in the manifest's order, words for people worst first. For a
+/// `listing`, states are the data that was asked for.
 pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> std::io::Result<()> {
-    for line in lines {
-        if json {
+    if json {
+        for line in lines {
             io.json(line)?;
-        } else if listing && line.state != State::Failed {
+        }
+    }
+    let mut sorted: Vec<&Line> = lines.iter().collect();
+    sorted.sort_by_key(|line| line.state.rank());
+    for line in sorted {
+        if listing && !json && line.state != State::Failed {
             io.out(format!("{}\n", toolkit::exit::one_line(&line.text())))?;
         }
         match (line.state, &line.cause) {

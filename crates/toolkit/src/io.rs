@@ -27,6 +27,8 @@ pub struct Io {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     interactive: bool,
+    /// Whether a line that will be written over stands on the terminal.
+    fleeting: bool,
 }
 
 impl Io {
@@ -39,6 +41,7 @@ impl Io {
             out: Box::new(BufWriter::new(std::io::stdout())),
             err: Box::new(std::io::stderr()),
             interactive: std::io::stderr().is_terminal(),
+            fleeting: false,
         }
     }
 
@@ -52,6 +55,7 @@ impl Io {
             out: Box::new(captured.out.clone()),
             err: Box::new(captured.err.clone()),
             interactive: false,
+            fleeting: false,
         };
         (io, captured)
     }
@@ -140,11 +144,24 @@ impl Io {
         self.say("", message);
     }
 
+    /// Shows a line to a person at a terminal until the next one is said; an empty one takes it away.
+    pub fn fleeting(&mut self, line: impl Display) {
+        if !self.interactive || self.level < Level::Normal {
+            return;
+        }
+        let line = crate::exit::one_line(&line.to_string());
+        let shown: String = line.chars().take(78).collect();
+        let _ = self.err.write_all(format!("\r{shown}\x1b[K").as_bytes());
+        let _ = self.err.flush();
+        self.fleeting = !shown.is_empty();
+    }
+
     fn say(&mut self, prefix: &str, message: impl Display) {
         let line = crate::exit::one_line(&message.to_string());
+        let clear = if std::mem::take(&mut self.fleeting) { "\r\x1b[K" } else { "" };
         // One write per line, so that lines of several processes do not mix. When stderr is gone
         // there is nobody to tell.
-        let _ = self.err.write_all(format!("{}: {prefix}{line}\n", self.tool).as_bytes());
+        let _ = self.err.write_all(format!("{clear}{}: {prefix}{line}\n", self.tool).as_bytes());
         let _ = self.err.flush();
     }
 }
@@ -202,5 +219,18 @@ mod tests {
         io.warn("two\nlines");
         assert_eq!(captured.out(), "{\"type\":\"x\",\"v\":1}\n");
         assert_eq!(captured.err(), "tool: warning: two lines\n");
+    }
+
+    #[test]
+    fn a_fleeting_line_goes_before_the_next_one() {
+        let (mut io, captured) = Io::captured("tool");
+        io.fleeting("nobody watches");
+        assert_eq!(captured.err(), "");
+        io.interactive = true;
+        io.fleeting("1/2");
+        io.warn("x");
+        io.fleeting("");
+        io.warn("y");
+        assert_eq!(captured.err(), "\r1/2\x1b[K\r\x1b[Ktool: warning: x\n\r\x1b[Ktool: warning: y\n");
     }
 }

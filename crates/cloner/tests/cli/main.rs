@@ -3,6 +3,7 @@
 mod basics;
 mod hostile;
 mod network;
+mod people;
 mod places;
 mod support;
 mod sweep;

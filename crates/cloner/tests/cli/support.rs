@@ -129,3 +129,9 @@ pub(crate) fn files(directory: &Path) -> Vec<String> {
     out.sort();
     out
 }
+
+/// Says why a test cannot be made here.
+pub(crate) fn skipped(why: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use test_support::git::{Content, GitServer, Repo};
 
-use crate::support::{Ran, Scratch, binary, files};
+use crate::support::{Ran, Scratch, binary, files, skipped};
 
 const KILL: &str = "signal=KILL";
 const FAULTS: [&str; 3] = [KILL, "error=ENOSPC", "error=EIO"];
@@ -256,11 +256,17 @@ fn calls(trace: &str, threads: bool) -> BTreeMap<String, u32> {
     most
 }
 
+/// The figure of a campaign, which no assertion shows.
+fn told(figure: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{figure}");
+}
+
 /// Plays every `step`-th case; false where that cannot be done.
 fn sweep(step: usize) -> Option<BTreeMap<&'static str, usize>> {
     let probe = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        println!("skipped: strace is not installed or may not trace");
+        skipped("strace is not installed or may not trace");
         return None;
     }
     let stage = Stage::new();
@@ -301,7 +307,7 @@ fn sweep(step: usize) -> Option<BTreeMap<&'static str, usize>> {
     let failures = failures.into_inner().expect("no panic");
     let mut played: BTreeMap<&'static str, usize> = BTreeMap::new();
     cases.iter().for_each(|case| *played.entry(case.fault.unwrap_or_default()).or_default() += 1);
-    println!("{} of {all} points: {played:?}; {} failed", cases.len(), failures.len());
+    told(&format!("{} of {all} points: {played:?}; {} failed", cases.len(), failures.len()));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     Some(played)
 }
@@ -358,12 +364,12 @@ fn full_disks(sizes: usize) -> Option<usize> {
     stage.server.allow_any_commit(true);
     let mut command = Command::new("unshare");
     let Ok(output) = command.args(["-m", "sh", "-c", &script]).current_dir(scratch.path("")).output() else {
-        println!("skipped: there is no unshare program");
+        skipped("there is no unshare program");
         return None;
     };
     let ran = Ran::from(output);
     if matches!(ran.code, 1 | 99) {
-        println!("skipped: no mount namespace: {}", ran.err.trim());
+        skipped(&format!("no mount namespace: {}", ran.err.trim()));
         return None;
     }
     let ran = ran.code(0);
@@ -380,7 +386,7 @@ fn full_disks(sizes: usize) -> Option<usize> {
         assert!(fine, "{line}\n{}", ran.err);
         refused += usize::from(code != "0");
     }
-    println!("{} sizes, {refused} too small", ran.out.lines().count());
+    told(&format!("{} sizes, {refused} too small", ran.out.lines().count()));
     assert!(refused > 0, "{}", ran.out);
     Some(refused)
 }

@@ -1,0 +1,165 @@
+//! What is told to people, programs and monitoring.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use test_support::git::{Content, GitServer};
+
+use crate::support::{Scratch, binary, one_file, skipped};
+
+/// Two repositories, and a program that appends its stdin to `told` and then does what `more` says.
+fn scene(server: &GitServer, more: &str) -> (Scratch, PathBuf) {
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("dest: m/%{{name}}\nsource: '{}'\na: {{}}\nb: {{}}\n", server.url("m.git")));
+    let program = scratch.path("hook");
+    let text =
+        format!("#!/bin/sh\necho run >>{0}/runs\n{more}\ncat >>{0}/told\necho noise\n", scratch.path("").display());
+    std::fs::write(&program, text).expect("written");
+    let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("executable");
+    (scratch, program)
+}
+
+/// What the program was told since the last look, and how often it was run.
+fn told(scratch: &Scratch) -> (usize, Vec<(String, String)>) {
+    let take = |name: &str| {
+        let text = std::fs::read_to_string(scratch.path(name)).unwrap_or_default();
+        let _ = std::fs::remove_file(scratch.path(name));
+        text
+    };
+    let lines = take("told").lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>();
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    (take("runs").lines().count(), lines.iter().map(|line| (word(line, "name"), word(line, "state"))).collect())
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(name, state)| ((*name).to_owned(), (*state).to_owned())).collect()
+}
+
+#[test]
+fn a_program_is_told_once_what_has_changed() {
+    let server = GitServer::start();
+    let (repo, _) = one_file(&server, "1");
+    let (scratch, program) = scene(&server, ":");
+    let hook = program.to_str().expect("UTF-8");
+    let options = ["--mode", "export", "--on-change", hook, "--purge", "--json"];
+    let ran = scratch.run(&options).code(0);
+    assert_eq!(told(&scratch), (1, pairs(&[("a", "placed"), ("b", "placed")])));
+    assert!(!ran.out.contains("noise") && ran.err.contains("noise"), "its output is no data of ours");
+    scratch.run(&options).code(0);
+    assert_eq!(told(&scratch), (0, vec![]), "nothing changed");
+    repo.commit("main", &[("file", Content::File("2"))]);
+    scratch.manifest(&format!("dest: m/%{{name}}\nsource: '{}'\na: {{}}\n", server.url("m.git")));
+    scratch.run(&options).code(0);
+    assert_eq!(told(&scratch), (1, pairs(&[("a", "updated"), ("b", "purged")])));
+    assert!(!scratch.root().join(".cloner/changed").exists());
+    // A relative path is one of this directory, not of the search path.
+    repo.commit("main", &[("file", Content::File("3"))]);
+    scratch.run(&["--mode", "export", "--on-change", "hook"]).code(0);
+    assert_eq!(told(&scratch).0, 1);
+}
+
+#[test]
+fn what_a_program_could_not_be_told_is_told_by_the_next_run() {
+    let server = GitServer::start();
+    let (repo, commit) = one_file(&server, "1");
+    let (scratch, program) = scene(&server, &format!("[ -e {0} ] || exit 3", "ready"));
+    let options = ["--mode", "export", "--on-change", program.to_str().expect("UTF-8"), "--timeout", "10s"];
+    let ran = scratch.run(&options).code(1);
+    assert!(ran.err.contains("it ended with 3"), "{}", ran.err);
+    assert_eq!(scratch.read("m/a/file"), "1", "the trees are placed all the same");
+    assert_eq!(told(&scratch), (1, vec![]));
+    std::fs::write(scratch.path("ready"), "").expect("written");
+    scratch.run(&options).code(0);
+    assert_eq!(told(&scratch), (1, pairs(&[("a", "placed"), ("b", "placed")])), "although this run changed nothing");
+    scratch.run(&options).code(0);
+    assert_eq!(told(&scratch).0, 0);
+    // As a run leaves it that is killed between placing and telling.
+    let note = scratch.root().join(".cloner/changed");
+    std::fs::write(
+        &note,
+        format!("{{\"name\":\"b\",\"dest\":\"m/b\",\"state\":\"updated\",\"new\":\"{commit}\"}}\nhalf"),
+    )
+    .expect("written");
+    scratch.manifest(&format!("dest: m/%{{name}}\nsource: '{}'\na: {{}}\n", server.url("m.git")));
+    repo.commit("main", &[("file", Content::File("2"))]);
+    scratch.run(&options).code(0);
+    assert_eq!(told(&scratch), (1, pairs(&[("b", "updated"), ("a", "updated")])));
+    std::fs::remove_file(&program).expect("removed");
+    repo.commit("main", &[("file", Content::File("3"))]);
+    assert!(scratch.run(&options).code(1).err.contains("cannot run it"));
+}
+
+#[test]
+fn a_program_that_hangs_ends_with_the_time_limit() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let (scratch, program) = scene(&server, "sleep 600");
+    let ran = scratch.run(&["--on-change", program.to_str().expect("UTF-8"), "--timeout", "1s"]).code(1);
+    assert!(ran.err.contains("ended after 1s"), "{}", ran.err);
+}
+
+#[test]
+fn monitoring_sees_what_failed_and_that_a_run_could_not_be_made() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = Scratch::new();
+    scratch.manifest(&format!(
+        "dest: m/%{{name}}\na: {{source: '{0}'}}\nb: {{source: '{0}', ref: nowhere}}\n",
+        server.url("m.git")
+    ));
+    let metrics = || std::fs::read_to_string(scratch.path("cloner.prom")).expect("written");
+    let has = |line: &str| assert!(metrics().lines().any(|have| have == line), "{line}: {}", metrics());
+    scratch.run(&["--metrics", "cloner.prom"]).code(1);
+    has("cloner_last_run_exit_code 1");
+    has("cloner_repositories{state=\"placed\"} 1");
+    has("cloner_repository_failed{name=\"b\",dest=\"m/b\",cause=\"ref\"} 1");
+    scratch.manifest("a: [");
+    scratch.run(&["--metrics", "cloner.prom"]).code(65);
+    has("cloner_last_run_exit_code 65");
+    has("cloner_repositories{state=\"failed\"} 0");
+    assert!(scratch.run(&["--metrics", "nowhere/cloner.prom"]).code(65).err.contains("cannot write the metrics"));
+}
+
+#[test]
+fn people_read_the_worst_first() {
+    let server = GitServer::start();
+    let (repo, _) = one_file(&server, "1");
+    let scratch = Scratch::new();
+    scratch.manifest(&format!(
+        "dest: m/%{{name}}\nsource: '{}'\na: {{}}\nb: {{ref: later}}\nc: {{dest: ../out}}\n",
+        server.url("m.git")
+    ));
+    let names = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains(" (")).map(str::to_owned).collect::<Vec<_>>();
+        lines.iter().map(|line| line.replace("cloner: ", "").replace("error: ", "")[..1].to_owned()).collect::<String>()
+    };
+    let ran = scratch.run(&["-v"]).code(1);
+    assert_eq!(names(&ran.err), "bca", "{}", ran.err);
+    repo.commit("later", &[("file", Content::File("2"))]);
+    repo.commit("main", &[("file", Content::File("3"))]);
+    assert_eq!(names(&scratch.run(&["-v"]).code(1).err), "cab", "updated before placed");
+    let json = scratch.run(&["--json"]).code(1);
+    let order: Vec<Value> = json.lines().iter().take(3).map(|line| line["name"].clone()).collect();
+    assert_eq!(order, ["a", "b", "c"], "JSON keeps the manifest's order");
+}
+
+#[test]
+fn progress_is_drawn_on_a_terminal_only() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("dest: m/%{{name}}\nsource: '{}'\na: {{}}\nb: {{}}\n", server.url("m.git")));
+    let line = format!("{} --root root --mode export repos.yaml", binary().display());
+    let script = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(scratch.path(""))
+        .stdin(Stdio::null())
+        .output();
+    let Ok(output) = script else { return skipped("there is no script program") };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("0/2: a") && text.contains("\x1b[K"), "{text:?}");
+    assert!(text.contains("2 repositories: 2 placed"), "{text:?}");
+    assert!(!scratch.run(&["-v"]).code(0).err.contains('\x1b'));
+}
