@@ -102,6 +102,28 @@ impl Client {
         })
     }
 
+    /// Returns a client of the same agent, on the same connections, that sends another token.
+    #[must_use]
+    pub fn with_token(&self, token: Option<&str>) -> Client {
+        let inner = &*self.inner;
+        Client {
+            inner: Arc::new(Inner {
+                agent: inner.agent.clone(),
+                base: inner.base.clone(),
+                address: inner.address.clone(),
+                token: token.map(str::to_owned),
+                scope: inner.scope.clone(),
+                total: inner.total,
+                max_response: inner.max_response,
+            }),
+        }
+    }
+
+    /// Tells whether a token is sent.
+    pub fn has_token(&self) -> bool {
+        self.inner.token.is_some()
+    }
+
     /// Returns the agent's address for messages.
     pub fn address(&self) -> &str {
         &self.inner.address
@@ -184,7 +206,7 @@ impl Client {
         match self.attempt(request) {
             // An idle connection may have been closed by the agent while it lay in the pool. A read
             // can be asked again at once; a write might have been carried out.
-            Err(ureq::Error::Io(e)) if request.method == Method::Get && was_cut(&e) => self.attempt(request),
+            Err(ureq::Error::Io(e)) if request.reads && was_cut(&e) => self.attempt(request),
             other => other,
         }
         .map_err(|e| self.transport_error(request, e))?
@@ -339,6 +361,8 @@ pub(crate) struct Request<'a> {
     slack: Option<Duration>,
     consistency: Consistency,
     allow_filtered: bool,
+    /// Changes nothing, whatever its method.
+    reads: bool,
 }
 
 impl<'a> Request<'a> {
@@ -353,6 +377,7 @@ impl<'a> Request<'a> {
             slack: None,
             consistency: Consistency::Default,
             allow_filtered: false,
+            reads: method == Method::Get,
         }
     }
 
@@ -366,6 +391,12 @@ impl<'a> Request<'a> {
 
     pub(crate) fn post(path: impl Into<String>, body: &'a [u8]) -> Request<'a> {
         Request { body: Some(body), ..Request::new(Method::Post, path) }
+    }
+
+    /// Says that the request changes nothing, so that it may be sent again.
+    pub(crate) fn reading(mut self) -> Request<'a> {
+        self.reads = true;
+        self
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Request<'a> {

@@ -10,6 +10,9 @@ use crate::wire;
 /// The largest value that Consul stores unless its servers are configured otherwise.
 pub const VALUE_LIMIT: usize = 512 * 1024;
 
+/// The most prefixes that [`Kv::trees`] reads at once: what Consul puts into one transaction.
+pub const MOST_TREES: usize = 64;
+
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -37,6 +40,7 @@ pub struct KvPair {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TxnDone {
+    #[serde(default, deserialize_with = "wire::nullable")]
     results: Vec<TxnResult>,
 }
 
@@ -94,6 +98,37 @@ impl<'a> Kv<'a> {
         }
         pairs.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Answer { value: pairs, meta: response.meta })
+    }
+
+    /// Returns all keys that start with any of the prefixes, of one moment, in the order of the keys; none
+    /// of the prefixes may lie inside of another. At most [`MOST_TREES`] of them.
+    ///
+    /// It is one transaction, for which Consul tells no index: that of the answer is the highest modify index
+    /// of a key in it, 0 when there is none. What [`Kv::list`] says of empty lists holds here too.
+    pub fn trees(&self, prefixes: &[&str], query: &Query) -> Result<Answer<Vec<KvPair>>, Error> {
+        if prefixes.len() > MOST_TREES {
+            return Err(Error::Config {
+                setting: "prefixes of one read".to_owned(),
+                reason: format!("there are {}, Consul takes {MOST_TREES}", prefixes.len()),
+            });
+        }
+        for prefix in prefixes {
+            // Refuses what the other calls refuse, though this one does not go through a path.
+            prefix_path(prefix)?;
+        }
+        let steps: Vec<_> =
+            prefixes.iter().map(|prefix| serde_json::json!({"KV": {"Verb": "get-tree", "Key": prefix}})).collect();
+        let body = serde_json::to_vec(&steps).expect("strings serialise");
+        let response = self.client.send(&Request::put("txn", &body).reading().query(query))?;
+        let done: TxnDone = response.json()?;
+        let mut pairs: Vec<KvPair> = done.results.into_iter().map(|result| result.kv).collect();
+        if pairs.iter().any(|pair| !prefixes.iter().any(|prefix| pair.key.starts_with(prefix))) {
+            return Err(response.malformed("it holds keys that were not asked for"));
+        }
+        pairs.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut meta = response.meta;
+        meta.index = pairs.iter().map(|pair| pair.modify_index).max().unwrap_or(0);
+        Ok(Answer { value: pairs, meta })
     }
 
     /// Returns all keys that start with `prefix`, sorted; as [`Kv::list`] without the values.

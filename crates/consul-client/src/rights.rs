@@ -9,14 +9,21 @@
 //! - Services, nodes, sessions, events: the agent's own interface for its web page answers what the
 //!   token may do. Consul 1.8 and later have it.
 //!
+//! [`Rights::ask`] asks for many rights in one request, keys included.
+//!
 //! A right is checked for everything of its kind, or for one name. A policy that allows a prefix but
 //! denies something inside it passes the check of the prefix and still filters that part.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::client::{Client, Raw, Request};
 use crate::query::Query;
+
+/// The most rights that one request asks for: what Consul takes.
+const MOST: usize = 64;
 
 /// Last part of the key that is read to try the right on a prefix.
 const PROBE: &str = "stacktira-rights-probe";
@@ -38,9 +45,14 @@ pub enum Right<'a> {
     Events(&'a str),
 }
 
-impl Right<'_> {
-    fn resource(&self) -> (&'static str, &str) {
-        match self {
+impl<'a> Right<'a> {
+    /// Returns the error of a token without this right.
+    pub fn denied(&self) -> Error {
+        Error::Denied { what: self.to_string(), detail: "the token has no such right".to_owned() }
+    }
+
+    fn resource(&self) -> (&'static str, &'a str) {
+        match *self {
             Right::Keys(prefix) => ("key", prefix),
             Right::Services => ("service", ""),
             Right::Service(name) => ("service", name),
@@ -71,7 +83,19 @@ impl std::fmt::Display for Right<'_> {
 struct Ask<'a> {
     resource: &'static str,
     access: &'static str,
-    segment: &'a str,
+    segment: Cow<'a, str>,
+}
+
+impl<'a> Ask<'a> {
+    fn of(right: &Right<'a>) -> Ask<'a> {
+        let (resource, segment) = right.resource();
+        let segment = match right {
+            // A rule may be for a key alone; what is asked for is everything below it.
+            Right::Keys(prefix) => Cow::Owned(format!("{prefix}{PROBE}")),
+            _ => Cow::Borrowed(segment),
+        };
+        Ask { resource, access: "read", segment }
+    }
 }
 
 #[derive(Deserialize)]
@@ -109,31 +133,57 @@ impl<'a> Rights<'a> {
     }
 
     fn authorize(&self, right: Right<'_>) -> Result<(), Error> {
-        let (resource, segment) = right.resource();
-        let body = serde_json::to_vec(&[Ask { resource, access: "read", segment }]).expect("plain strings serialise");
-        let request = Request::post("internal/acl/authorize", &body);
+        match self.authorize_all(std::slice::from_ref(&right))?.as_deref() {
+            None | Some([true]) => Ok(()),
+            _ => Err(right.denied()),
+        }
+    }
+
+    /// Tells for each of the rights whether the token has it; `None` when the agent runs without ACLs.
+    ///
+    /// 64 rights are one request. A Consul older than 1.8 has no such request; it is then asked for
+    /// keys one by one, and other rights are an error.
+    pub fn ask(&self, rights: &[Right<'_>]) -> Result<Option<Vec<bool>>, Error> {
+        let mut all = Vec::with_capacity(rights.len());
+        for some in rights.chunks(MOST) {
+            match self.authorize_all(some) {
+                Ok(Some(told)) => all.extend(told),
+                Ok(None) => return Ok(None),
+                Err(Error::Status { code: 404, .. }) if some.iter().all(|r| matches!(r, Right::Keys(_))) => {
+                    for right in some {
+                        all.push(match self.check(*right) {
+                            Ok(()) => true,
+                            Err(Error::Denied { .. }) => false,
+                            Err(error) => return Err(error),
+                        });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(all))
+    }
+
+    fn authorize_all(&self, rights: &[Right<'_>]) -> Result<Option<Vec<bool>>, Error> {
+        let asks: Vec<Ask<'_>> = rights.iter().map(Ask::of).collect();
+        let body = serde_json::to_vec(&asks).expect("plain strings serialise");
+        let request = Request::post("internal/acl/authorize", &body).reading();
         let raw: Raw = self.client.exchange(&request)?;
         if raw.acl_disabled() {
-            return Ok(());
+            return Ok(None);
         }
         if raw.status != 200 {
             return Err(raw.into_error(self.client, &request));
         }
-        let told: Vec<Told> = serde_json::from_slice(&raw.body).map_err(|e| Error::Body {
+        let malformed = |detail: String| Error::Body {
             address: self.client.address().to_owned(),
             request: request.to_string(),
-            detail: e.to_string(),
-        })?;
-        match told.as_slice() {
-            [Told { allow: true }] => Ok(()),
-            [Told { allow: false }] => {
-                Err(Error::Denied { what: right.to_string(), detail: "the token has no such right".to_owned() })
-            }
-            _ => Err(Error::Body {
-                address: self.client.address().to_owned(),
-                request: request.to_string(),
-                detail: "it does not answer the one question".to_owned(),
-            }),
+            detail,
+        };
+        let told: Vec<Told> = serde_json::from_slice(&raw.body).map_err(|e| malformed(e.to_string()))?;
+        if told.len() != rights.len() {
+            return Err(malformed("it does not answer each question".to_owned()));
         }
+        Ok(Some(told.into_iter().map(|told| told.allow).collect()))
     }
 }

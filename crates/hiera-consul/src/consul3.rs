@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use consul_client::{Overrides, Query};
 
-use crate::consul::{Access, Computed, Format, Level, Levels, Snapshot, consul};
+use crate::consul::{Access, Computed, Format, Level, Levels, Reader, Snapshot, is_computed};
 use crate::error::Error;
 use crate::value::{Hash, Value};
 
@@ -24,10 +24,11 @@ const KEY: &str = "%{key}";
 /// One backend; reads everything once.
 pub(crate) struct Consul3 {
     levels: Levels,
-    access: Rc<Access>,
+    reader: Rc<Reader>,
     paths: Vec<String>,
     graceful: bool,
-    computed: Computed,
+    level: Level,
+    computed: Rc<Computed>,
     read: RefCell<Vec<(String, Rc<Snapshot>)>>,
     announced: Cell<bool>,
     /// Why Consul is done without.
@@ -121,10 +122,12 @@ impl Consul3 {
             }
         }));
         let level = Level { services: true, overrides: given, format: Format::Raw, ..Level::default() };
+        let levels = Levels::new(access);
         Ok(Consul3 {
-            levels: Levels::new(Rc::clone(&access)),
-            computed: Computed::new(Rc::clone(&access), level),
-            access,
+            reader: levels.reader(&level.overrides)?,
+            computed: levels.computed(&level)?,
+            levels,
+            level,
             paths,
             graceful,
             read: RefCell::default(),
@@ -185,6 +188,7 @@ impl Consul3 {
         for target in targets {
             let found = match target {
                 Target::Skipped => None,
+                Target::Services if !is_computed(key) => None,
                 Target::Services => {
                     let found = self.computed.lookup(key)?;
                     // The original ends here for these keys, found or not.
@@ -214,14 +218,11 @@ impl Consul3 {
     fn out_of_reach(&self, error: &consul_client::Error) -> bool {
         use consul_client::Error::{Timeout, Unreachable};
         matches!(error, Unreachable { .. } | Timeout { .. })
-            && self
-                .access
-                .client(&self.computed.level().overrides)
-                .is_ok_and(|client| matches!(client.leader(), Err(Unreachable { .. } | Timeout { .. })))
+            && matches!(self.reader.client().leader(), Err(Unreachable { .. } | Timeout { .. }))
     }
 
     fn level(&self, prefix: &str) -> Level {
-        Level { prefix: prefix.to_owned(), services: false, ..self.computed.level().clone() }
+        Level { prefix: prefix.to_owned(), services: false, ..self.level.clone() }
     }
 
     fn snapshot(&self, prefix: &str) -> Result<Rc<Snapshot>, Error> {
@@ -234,11 +235,7 @@ impl Consul3 {
     }
 
     fn catalog(&self, what: &'static str, name: &str) -> Result<Option<Value>, Error> {
-        let failed = |source| consul(format!("cannot read {what} {name}"), source);
-        let client = self.access.client(&self.computed.level().overrides)?;
-        let answer = client.json(&["catalog", what, name], &[], &Query::new()).map_err(failed)?;
-        self.access.may_see(&client, name).map_err(failed)?;
-        Ok(match answer.value.map(Value::from_json) {
+        Ok(match self.reader.catalog_json(what, name, &Query::new())? {
             None | Some(Value::Null) => None,
             Some(Value::Array(list)) if list.is_empty() => None,
             found => found,

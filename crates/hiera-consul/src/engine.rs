@@ -279,7 +279,8 @@ impl Engine {
         for key in keys {
             let mut invocation = Invocation::default();
             self.say(|| format!("Searching for \"{key}\""));
-            if let Some(value) = self.deeper(|| self.lookup(key, merge, &mut invocation))? {
+            let found = self.deeper(|| self.lookup(key, merge, &mut invocation));
+            if let Some(value) = found.map_err(|e| e.asked_for(key))? {
                 return Ok(Some(value));
             }
         }

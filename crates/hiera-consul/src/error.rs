@@ -77,10 +77,19 @@ impl Error {
         }
     }
 
-    /// Puts what was being done before the message of wrong data.
+    /// Names the key whose lookup met a Consul that gave no answer.
+    pub fn asked_for(self, key: &str) -> Self {
+        match self {
+            Error::Consul { .. } => self.while_doing(format_args!("key '{key}'")),
+            other => other,
+        }
+    }
+
+    /// Puts what was being done before the message of wrong data, or of a Consul that gave none.
     pub fn while_doing(self, what: impl std::fmt::Display) -> Self {
         match self {
             Error::Data { message, file, line } => Error::Data { message: format!("{what}: {message}"), file, line },
+            Error::Consul { what: inner, source } => Error::Consul { what: format!("{what}: {inner}"), source },
             other => other,
         }
     }

@@ -114,7 +114,7 @@ fn version3(
     for key in &args.keys {
         let found = hiera.lookup(key, resolution);
         warnings.extend(hiera.take_warning());
-        if let Some(value) = found? {
+        if let Some(value) = found.map_err(|e| e.asked_for(key))? {
             return Ok(Some(value));
         }
     }

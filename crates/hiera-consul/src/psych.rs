@@ -26,7 +26,6 @@ macro_rules! pattern {
     };
 }
 
-pattern!(TEXT, r"^[^\d.:\-]?[\p{Alphabetic}_\s!@#$%\^&*(){}<>|/\\~;=]+");
 pattern!(TIME, r"^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$");
 pattern!(DATE, r"^\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)$");
 pattern!(BASE60, r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}$");
@@ -37,13 +36,26 @@ pattern!(
     r"^(?:[-+]?0b[0-1_,]+|[-+]?0[0-7_,]+|[-+]?(?:0|[1-9](?:[0-9]|,[0-9]|_[0-9])*)|[-+]?0x[0-9a-fA-F_,]+)$"
 );
 
+/// Psych's pattern of what is text at first sight, `[^\d.:-]?[[:alpha:]_\s!@#$%^&*(){}<>|/\\~;=]+`.
+fn is_text(text: &str) -> bool {
+    let inside =
+        |c: char| c.is_alphabetic() || c.is_ascii_whitespace() || c == '\u{b}' || r"_!@#$%^&*(){}<>|/\~;=".contains(c);
+    let mut chars = text.chars();
+    let first = chars.next();
+    first.is_some_and(inside)
+        || (first.is_some_and(|c| !c.is_ascii_digit() && !".:-".contains(c)) && chars.next().is_some_and(inside))
+}
+
 /// Returns what a plain scalar means.
+///
+/// Most scalars are told by their first characters: a pattern is built when a scalar is such that it may match, since
+/// building all of them costs more than reading a small file.
 pub fn scalar(text: &str) -> Result<Value, String> {
     let string = || Value::String(text.to_owned());
     if text.is_empty() {
         return Ok(Value::Null);
     }
-    if text.contains('\n') || TEXT.is_match(text) {
+    if text.contains('\n') || is_text(text) {
         if text.chars().count() > 5 {
             return Ok(string());
         }
@@ -54,7 +66,15 @@ pub fn scalar(text: &str) -> Result<Value, String> {
             _ => string(),
         });
     }
-    if TIME.is_match(text) || DATE.is_match(text) {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    if digits
+        && (text.len() == 1 || !text.starts_with('0'))
+        && let Ok(number) = text.parse()
+    {
+        return Ok(Value::Int(number));
+    }
+    let has = |c: char| text.contains(c);
+    if has('-') && (TIME.is_match(text) || DATE.is_match(text)) {
         return Err(format!("'{text}' is a date or time, which Hiera data cannot hold; quote it"));
     }
     match text.to_ascii_lowercase().as_str() {
@@ -67,7 +87,7 @@ pub fn scalar(text: &str) -> Result<Value, String> {
         let bare = ['"', '\''].iter().find_map(|q| name.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(name);
         return Ok(Value::Symbol(bare.to_owned()));
     }
-    if BASE60.is_match(text) {
+    if has(':') && BASE60.is_match(text) {
         let mut sum: i64 = 0;
         for (part, weight) in text.split(':').zip([3600, 60, 1]) {
             let Some(next) = part
@@ -83,7 +103,7 @@ pub fn scalar(text: &str) -> Result<Value, String> {
         }
         return Ok(Value::Int(sum));
     }
-    if BASE60_FLOAT.is_match(text) {
+    if has(':') && has('.') && BASE60_FLOAT.is_match(text) {
         let sum = text
             .split(':')
             .zip([3600.0, 60.0, 1.0])
@@ -91,13 +111,13 @@ pub fn scalar(text: &str) -> Result<Value, String> {
             .sum();
         return Ok(Value::Float(sum));
     }
-    if FLOAT.is_match(text) {
+    if text.bytes().filter(|b| *b == b'.').count() == 1 && FLOAT.is_match(text) {
         if matches!(text, "." | "+." | "-.") {
             return Ok(string());
         }
         return text.replace([',', '_'], "").parse().map(Value::Float).map_err(|_| format!("'{text}' is not a number"));
     }
-    if INTEGER.is_match(text) {
+    if !has('.') && !has(':') && INTEGER.is_match(text) {
         return integer(text);
     }
     Ok(string())

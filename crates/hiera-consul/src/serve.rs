@@ -2,18 +2,17 @@
 //!
 //! One JSON object a line in, one a line out, in order. Every request has an `id`, which its answer
 //! repeats, an `op`, and may have `options`, the options of a Consul level. An error is
-//! `{"id": …, "error": {"code": 65|69|77, "message": …}}`; the process goes on. Nothing is kept
-//! between requests but connections and what the last `run` of version 3 has read, so the caller decides
-//! how old an answer may be.
+//! `{"id": …, "error": {"code": 65|69|77, "message": …}}`; the process goes on. A `run` is a name that the
+//! caller chooses: its requests see one state, read when it is first needed and kept until another run begins.
+//! Besides that nothing is kept but connections, so the caller decides how old an answer may be.
 //!
-//! - `snapshot {options}` → `values` by key (typed), `errors` by key, `index`, and with the option
-//!   `services` the names of all `services`
-//! - `lookup {options, key}` → `found`, `value`: computed keys
+//! - `snapshot {options, run?, with?}` → `values` by key (typed), `errors` by key, `index`; `with` lists the
+//!   options of levels that will be asked too, so that all are read at once
+//! - `lookup {options, key, run?}` → `found`, `value`: computed keys
 //! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
 //! - `leader {name}` → `leader`: null or `{node, address}`
 //! - `version3 {run, settings, paths, key}` → `found`, `value`, and a `warning` when Consul is done without: the
-//!   `consul` backend of version 3 files with its settings and interpolated paths; requests of one `run` are
-//!   answered from one state
+//!   `consul` backend of version 3 files with its settings and interpolated paths
 //! - `wait {key | service, passing?, timeout}` → `found`, `value`
 //!
 //! It ends when its input ends. A line longer than a megabyte is refused without being kept.
@@ -24,13 +23,13 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use consul_client::{Class, Instances, Query, Right, ServiceEntry};
+use consul_client::{Class, Instances, Query, ServiceEntry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value as Json, json};
 use toolkit::exit::{self, Failure};
 use toolkit::{Io, backoff::Backoff};
 
-use crate::consul::{Access, Computed, Level, consul};
+use crate::consul::{Access, Level, Levels, Need, Reader};
 use crate::consul3::Consul3;
 use crate::error::Error;
 use crate::value::{Hash, Value};
@@ -55,7 +54,7 @@ pub fn run(access: Access, io: &mut Io) -> Result<u8, Error> {
 }
 
 fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bool, io: &mut Io) -> Result<u8, Error> {
-    let server = Server { access: Rc::new(access), gone, version3: RefCell::default() };
+    let server = Server { access: Rc::new(access), gone, last: RefCell::default(), version3: RefCell::default() };
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -116,6 +115,8 @@ struct Server<'a> {
     access: Rc<Access>,
     /// Tells whether nobody will send or read any more.
     gone: &'a dyn Fn() -> bool,
+    /// The last run and what it has read.
+    last: RefCell<Option<(String, Rc<Levels>)>>,
     /// The last run of version 3 and its settings.
     version3: RefCell<Option<(String, Hash, Rc<Consul3>)>>,
 }
@@ -180,6 +181,22 @@ impl Request {
         }
     }
 
+    /// The options of levels that will be asked too. They are a hint: what is wrong with one is said when
+    /// it is asked.
+    fn with(&mut self) -> Result<Vec<Level>, Error> {
+        match self.fields.remove("with") {
+            None | Some(Json::Null) => Ok(Vec::new()),
+            Some(Json::Array(list)) => Ok(list
+                .into_iter()
+                .filter_map(|options| match Value::from_json(options) {
+                    Value::Hash(options) => Level::from_options(&options).ok(),
+                    _ => None,
+                })
+                .collect()),
+            Some(_) => Err(Error::data("field 'with' must be a list")),
+        }
+    }
+
     fn done(&self) -> Result<(), Error> {
         match self.fields.keys().next() {
             None => Ok(()),
@@ -212,14 +229,17 @@ impl Server<'_> {
         let answer = match request.required("op")?.as_str() {
             "snapshot" => {
                 let level = Level::from_options(&request.options()?)?;
+                let (run, with) = (request.text("run")?, request.with()?);
                 request.done()?;
-                self.snapshot(&level)?
+                let levels = self.levels(run);
+                with.iter().for_each(|level| levels.expect(level));
+                snapshot(&levels, &level)?
             }
             "lookup" => {
                 let level = Level::of_service(&request.options()?)?;
-                let key = request.required("key")?;
+                let (run, key) = (request.text("run")?, request.required("key")?);
                 request.done()?;
-                let found = Computed::new(Rc::clone(&self.access), level).lookup(&key)?;
+                let found = self.levels(run).computed(&level)?.lookup(&key)?;
                 found_answer(found.as_ref().map(to_json).transpose()?)
             }
             "services" => {
@@ -233,7 +253,7 @@ impl Server<'_> {
                 let level = Level::of_service(&request.options()?)?;
                 let name = request.required("name")?;
                 request.done()?;
-                let leader = self.access.leader(&name, &level)?;
+                let leader = self.reader(&level)?.leader(&name, &level.query())?;
                 json!({"leader": leader.map(|l| json!({"node": l.node, "address": l.address}))})
             }
             "version3" => {
@@ -283,22 +303,23 @@ impl Server<'_> {
         Ok(backend)
     }
 
-    fn snapshot(&self, level: &Level) -> Result<Json, Error> {
-        let snapshot = self.access.snapshot(level)?;
-        let (mut values, mut errors) = (Map::new(), Map::new());
-        for (key, bytes) in snapshot.pairs {
-            let name = format!("{}{key}", level.prefix);
-            match level.format.value(&name, &bytes).and_then(|value| to_json(&value)) {
-                Ok(value) => values.insert(key, value),
-                Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
-            };
+    /// Returns the levels of a run; new ones when it is not the last one, or has no name.
+    fn levels(&self, run: Option<String>) -> Rc<Levels> {
+        if let (Some(run), Some((known, levels))) = (&run, &*self.last.borrow())
+            && known == run
+        {
+            return Rc::clone(levels);
         }
-        let mut answer = json!({"values": values, "errors": errors, "index": snapshot.index});
-        if level.services {
-            // So that the caller asks for computed keys only where one is possible.
-            answer["services"] = self.access.services(level)?.into_keys().collect();
+        let levels = Rc::new(Levels::new(Rc::clone(&self.access)));
+        if let Some(run) = run {
+            *self.last.borrow_mut() = Some((run, Rc::clone(&levels)));
         }
-        Ok(answer)
+        levels
+    }
+
+    /// Returns a reader that knows nothing yet.
+    fn reader(&self, level: &Level) -> Result<Reader, Error> {
+        self.access.client(&level.overrides).map(Reader::new)
     }
 
     fn services(
@@ -308,23 +329,23 @@ impl Server<'_> {
         name: Option<String>,
         passing: bool,
     ) -> Result<Map<String, Json>, Error> {
-        let client = self.access.client(&level.overrides)?;
-        let query = Query::new().consistency(level.consistency);
-        let failed = |source| consul("cannot read the services", source);
-        client.rights().check(Right::Nodes).map_err(failed)?;
-        let all = self.access.services(level)?;
+        let reader = self.reader(level)?;
+        let query = level.query();
+        reader.expect([Need::Nodes]);
+        let mut all = reader.services(&query)?;
+        all.retain(|service, tags| {
+            name.as_ref().is_none_or(|name| name == service) && tag.as_ref().is_none_or(|tag| tags.contains(tag))
+        });
+        reader.expect(all.keys().map(|service| Need::Service(service.clone())));
+        reader.may(&[Need::Nodes]).map_err(|source| reader.failed("cannot read the services", source))?;
         let which = Instances { passing, tags: tag.iter().cloned().collect() };
         let mut found = Map::new();
-        for (service, tags) in all {
-            if name.as_ref().is_some_and(|name| *name != service) || tag.as_ref().is_some_and(|tag| !tags.contains(tag))
-            {
-                continue;
-            }
-            let entries = client
-                .health()
-                .service(&service, &which, &query)
-                .map_err(|source| consul(format!("cannot read service {service}"), source))?
-                .value;
+        for service in all.into_keys() {
+            // The right to all services does not mean the right to each.
+            let entries = reader
+                .read(|client| client.health().service(&service, &which, &query))
+                .and_then(|answer| reader.may_see(&service).map(|()| answer.value))
+                .map_err(|source| reader.failed(format!("cannot read service {service}"), source))?;
             found.insert(service, entries.iter().map(instance).collect());
         }
         Ok(found)
@@ -332,28 +353,29 @@ impl Server<'_> {
 
     /// Waits until the target is there; `None` when the time is over.
     fn wait(&self, level: &Level, target: &Target, timeout: Duration) -> Result<Option<Json>, Error> {
-        let client = self.access.client(&level.overrides)?;
+        let reader = self.reader(level)?;
+        let failed = |error| reader.failed(format!("cannot wait for {target}"), error);
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let mut index = 0;
-        let mut rights_known = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let query =
                 Query::blocking(index, left.min(ONE_WAIT).max(Duration::from_millis(1))).consistency(level.consistency);
             let asked = Instant::now();
             let answer = match target {
-                Target::Key(key) => client.kv().get(key, &query).map(|answer| {
+                Target::Key(key) => reader.client().kv().get(key, &query).map(|answer| {
                     answer.map(|pair| pair.map(|p| Json::String(String::from_utf8_lossy(&p.value).into_owned())))
                 }),
                 Target::Service(name, passing) => {
                     let which = Instances { passing: *passing, tags: Vec::new() };
                     // An empty list is worth waiting on only when it is no refusal.
-                    let rights = if rights_known { Ok(()) } else { self.access.may_see(&client, name) };
-                    rights_known |= rights.is_ok();
-                    rights.and_then(|()| client.health().service(name, &which, &query)).map(|answer| {
-                        answer.map(|entries| (!entries.is_empty()).then(|| entries.iter().map(instance).collect()))
-                    })
+                    reader
+                        .read(|client| client.health().service(name, &which, &query))
+                        .and_then(|answer| reader.may_see(name).map(|()| answer))
+                        .map(|answer| {
+                            answer.map(|entries| (!entries.is_empty()).then(|| entries.iter().map(instance).collect()))
+                        })
                 }
             };
             let failure = match answer {
@@ -377,12 +399,12 @@ impl Server<'_> {
                     index = 0;
                     Some(Some(error))
                 }
-                Err(error) => return Err(consul(format!("cannot wait for {target}"), error)),
+                Err(error) => return Err(failed(error)),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || (self.gone)() {
                 return match failure.flatten() {
-                    Some(error) => Err(consul(format!("cannot wait for {target}"), error)),
+                    Some(error) => Err(failed(error)),
                     None => Ok(None),
                 };
             }
@@ -391,6 +413,20 @@ impl Server<'_> {
             }
         }
     }
+}
+
+/// Reads a level, with all that is announced, and types its values.
+fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
+    let snapshot = levels.snapshot(level)?;
+    let (mut values, mut errors) = (Map::new(), Map::new());
+    for (key, bytes) in snapshot.pairs {
+        let name = format!("{}{key}", level.prefix);
+        match level.format.value(&name, &bytes).and_then(|value| to_json(&value)) {
+            Ok(value) => values.insert(key, value),
+            Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
+        };
+    }
+    Ok(json!({"values": values, "errors": errors, "index": snapshot.origin.index}))
 }
 
 enum Target {

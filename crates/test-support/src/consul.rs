@@ -320,7 +320,8 @@ impl FakeConsul {
         self.change(|state| state.faults.clear());
     }
 
-    /// Denies keys below a prefix: reads of one are refused, lists leave them out silently.
+    /// Denies keys below a prefix: reads of one are refused, lists leave them out silently. From then on there
+    /// are ACLs, and a token that nobody made is refused.
     pub fn deny_keys(&self, prefix: &str) {
         self.change(|state| state.denied.insert(prefix.to_owned()));
     }
@@ -473,6 +474,11 @@ impl State {
         }
     }
 
+    /// Whether it runs with ACLs. Callers without a token are then the ones to whom something is denied.
+    fn acls(&self) -> bool {
+        self.catalog_denied || !self.denied.is_empty() || self.token.is_some()
+    }
+
     fn key_denied(&self, key: &str) -> bool {
         self.denied.iter().any(|prefix| key.starts_with(prefix.as_str()))
     }
@@ -511,17 +517,19 @@ struct Told {
     status: u16,
     /// `None` leaves the header out.
     index: Option<u64>,
+    /// Whether it says how much the server knows of a leader.
+    meta: bool,
     filtered: bool,
     body: Vec<u8>,
 }
 
 impl Told {
     fn json(index: Option<u64>, value: &Value) -> Told {
-        Told { status: 200, index, filtered: false, body: value.to_string().into_bytes() }
+        Told { status: 200, index, meta: index.is_some(), filtered: false, body: value.to_string().into_bytes() }
     }
 
     fn text(status: u16, text: &str) -> Told {
-        Told { status, index: None, filtered: false, body: text.as_bytes().to_vec() }
+        Told { status, index: None, meta: false, filtered: false, body: text.as_bytes().to_vec() }
     }
 }
 
@@ -624,10 +632,10 @@ fn write_answer(mut connection: &TcpStream, told: &Told, known_leader: bool, hal
         told.body.len()
     );
     if let Some(index) = told.index {
-        head.push_str(&format!(
-            "X-Consul-Index: {index}\r\nX-Consul-KnownLeader: {known_leader}\r\n\
-             X-Consul-LastContact: 0\r\n"
-        ));
+        head.push_str(&format!("X-Consul-Index: {index}\r\n"));
+    }
+    if told.meta {
+        head.push_str(&format!("X-Consul-KnownLeader: {known_leader}\r\nX-Consul-LastContact: 0\r\n"));
     }
     if told.filtered {
         head.push_str("X-Consul-Results-Filtered-By-ACLs: true\r\n");
@@ -649,6 +657,9 @@ fn answer(asked: &Asked, shared: &Shared) -> Told {
             && asked.token.as_ref() != Some(token)
         {
             return Told::text(403, "Permission denied");
+        }
+        if state.acls() && state.token.is_none() && asked.token.is_some() {
+            return Told::text(403, "ACL not found");
         }
         let told = route(asked, &mut state);
         if asked.method != "GET" {
@@ -830,11 +841,17 @@ fn kv_write(asked: &Asked, key: &str, state: &mut State) -> Told {
     Told::json(None, &json!(true))
 }
 
-/// The one transaction that clients use: make a key and lock it.
+/// The two transactions that clients use: read trees, or make a key and lock it.
 fn txn(asked: &Asked, state: &mut State) -> Told {
     let Ok(Value::Array(steps)) = serde_json::from_slice::<Value>(&asked.body) else {
         return Told::text(400, "Failed to parse body");
     };
+    if steps.len() > 64 {
+        return Told::text(413, &format!("Transaction contains too many operations ({} > 64)", steps.len()));
+    }
+    if !steps.is_empty() && steps.iter().all(|step| step["KV"]["Verb"] == "get-tree") {
+        return trees(&steps, state);
+    }
     let [check, lock] = steps.as_slice() else { return Told::text(400, "unknown transaction") };
     let (check, lock) = (&check["KV"], &lock["KV"]);
     if check["Verb"] != "check-not-exists" || lock["Verb"] != "lock" || check["Key"] != lock["Key"] {
@@ -866,6 +883,26 @@ fn txn(asked: &Asked, state: &mut State) -> Told {
     let mut shown = pair(key, entry);
     shown["Value"] = Value::Null;
     Told::json(None, &json!({"Results": [{"KV": shown}], "Errors": null}))
+}
+
+/// What a transaction may not see is left out, as from lists.
+fn trees(steps: &[Value], state: &State) -> Told {
+    let mut results = Vec::new();
+    let mut filtered = false;
+    for step in steps {
+        let prefix = step["KV"]["Key"].as_str().unwrap_or("");
+        for (name, entry) in state.kv.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            if state.key_denied(name) {
+                filtered = state.filter_header;
+            } else {
+                results.push(json!({"KV": pair(name, entry)}));
+            }
+        }
+    }
+    let results = if results.is_empty() { Value::Null } else { Value::from(results) };
+    let mut told = Told::json(None, &json!({"Results": results, "Errors": null, "Index": 0}));
+    (told.meta, told.filtered) = (true, filtered);
+    told
 }
 
 fn kv_delete(asked: &Asked, key: &str, state: &mut State) -> Told {
@@ -964,7 +1001,7 @@ fn authorize(asked: &Asked, state: &State) -> Told {
     let Ok(Value::Array(asks)) = serde_json::from_slice::<Value>(&asked.body) else {
         return Told::text(400, "Request decode failed");
     };
-    if !state.catalog_denied && state.denied.is_empty() && state.token.is_none() {
+    if !state.acls() {
         return Told::text(401, "ACL support disabled");
     }
     let told: Vec<Value> = asks

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use consul_client::{Instances, Query, State};
+use consul_client::{Error, Instances, MOST_TREES, Query, Right, State};
 use test_support::consul::{FakeConsul, Instance};
 
 use crate::client;
@@ -32,6 +32,37 @@ fn lists_are_sorted_and_complete() {
     assert_eq!(pairs.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["p/a", "p/a/x"]);
     assert_eq!(client.kv().keys("", &Query::new()).unwrap().value.len(), 4);
     assert!(client.kv().list("none/", &Query::new()).unwrap().value.is_empty());
+}
+
+#[test]
+fn trees_are_one_request_and_rights_another() {
+    let consul = FakeConsul::start();
+    let client = client(&consul);
+    for key in ["p/b", "p/a", "q/x", "other"] {
+        consul.put(key, key.as_bytes());
+    }
+    let newest = consul.put("q/y", b"");
+    consul.put("other", b"newer");
+    let answer = client.kv().trees(&["q/", "none/", "p/"], &Query::new()).unwrap();
+    assert_eq!(answer.value.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["p/a", "p/b", "q/x", "q/y"]);
+    assert_eq!((answer.value[3].value.as_slice(), answer.meta.index), (&b""[..], newest));
+    let none = client.kv().trees(&["none/"], &Query::consistent()).unwrap();
+    assert_eq!((none.value.len(), none.meta.index), (0, 0));
+    assert!(matches!(client.kv().trees(&["a/../b"], &Query::new()), Err(Error::Key { .. })));
+    assert!(matches!(client.kv().trees(&["p/"; MOST_TREES + 1], &Query::new()), Err(Error::Config { .. })));
+    assert_eq!(consul.requests(), ["PUT /v1/txn", "PUT /v1/txn?consistent"]);
+    assert_eq!(client.rights().ask(&[Right::Nodes]).unwrap(), None, "no ACLs");
+    consul.deny_keys("q/");
+    let rights = [Right::Keys("p/"), Right::Keys("q/"), Right::Nodes];
+    assert_eq!(client.rights().ask(&rights).unwrap(), Some(vec![true, false, true]));
+    assert_eq!(client.rights().ask(&[Right::Nodes; 130]).unwrap(), Some(vec![true; 130]));
+    // What may not be seen is left out, and where Consul says so, it is an error.
+    assert_eq!(client.kv().trees(&["p/", "q/"], &Query::new()).unwrap().value.len(), 2);
+    consul.filter_header(true);
+    assert!(matches!(client.kv().trees(&["p/", "q/"], &Query::new()), Err(Error::Filtered { .. })));
+    let stranger = client.with_token(Some("nobody"));
+    assert!(stranger.has_token() && !client.has_token());
+    assert!(matches!(stranger.kv().list("p/", &Query::new()), Err(Error::Denied { .. })));
 }
 
 #[test]

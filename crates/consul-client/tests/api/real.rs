@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consul_client::{Behavior, Client, Config, Error, NewSession, Query, Right, VALUE_LIMIT};
+use consul_client::{Behavior, Client, Config, Error, MOST_TREES, NewSession, Query, Right, VALUE_LIMIT};
 use serde_json::json;
 use test_support::real_consul::RealConsul;
 
@@ -72,6 +72,15 @@ fn keys_sessions_and_catalog() {
     assert!(client.agent().events(None, &Query::new()).unwrap().value.is_empty());
     client.rights().check(Right::Services).unwrap();
     client.rights().check(Right::Keys("a/")).unwrap();
+    assert_eq!(client.rights().ask(&[Right::Services, Right::Keys("a/")]).unwrap(), None);
+    // A token is not looked at where there are no ACLs.
+    let any = client.with_token(Some("not-a-token"));
+    assert_eq!(any.kv().list("a/", &Query::new()).unwrap().value.len(), 2);
+    assert_eq!(any.kv().trees(&["a/", "big"], &Query::new()).unwrap().value.len(), 3);
+    kv.put("many/0", b"x").unwrap();
+    let prefixes: Vec<String> = (0..MOST_TREES).map(|n| format!("many/{n}/")).collect();
+    let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    assert!(kv.trees(&prefixes, &Query::new()).unwrap().value.is_empty());
 }
 
 #[test]
@@ -96,6 +105,20 @@ fn acls_refuse_and_filter() {
     for right in [Right::Keys("k"), Right::Services, Right::Service("web"), Right::Nodes, Right::Events("")] {
         master.rights().check(right).unwrap();
     }
+    let rights = [Right::Keys("k"), Right::Services, Right::Service("web"), Right::Nodes];
+    assert_eq!(master.rights().ask(&rights).unwrap(), Some(vec![true; 4]));
+    assert_eq!(nobody.rights().ask(&rights).unwrap(), Some(vec![false; 4]));
+    assert_eq!(master.rights().ask(&[Right::Nodes; 65]).unwrap(), Some(vec![true; 65]));
+    // Without a token lists are empty; with one that nobody made they are refused.
+    for query in [Query::new(), Query::consistent()] {
+        assert!(nobody.kv().trees(&["k"], &query).unwrap().value.is_empty());
+        assert!(matches!(wrong.kv().trees(&["k"], &query), Err(Error::Denied { .. })));
+        assert_eq!(master.kv().trees(&["none/", "k"], &query).unwrap().value.len(), 1);
+    }
+    assert!(nobody.catalog().services(&Query::new()).unwrap().value.is_empty());
+    assert!(matches!(wrong.catalog().services(&Query::new()), Err(Error::Denied { .. })));
+    assert!(matches!(wrong.health().service("x", &Default::default(), &Query::new()), Err(Error::Denied { .. })));
+    assert!(master.with_token(None).kv().list("k", &Query::new()).unwrap().value.is_empty());
 }
 
 #[test]

@@ -69,18 +69,49 @@ fn a_run_reads_every_level_once() {
         world.consul.put(&format!("hiera/common/k{n}"), format!("%{{lookup('k{}')}}x", n + 1).as_bytes());
     }
     world.lookup(&["k0"]).found(&format!("\"{}\"", "x".repeat(50)));
-    let requests = world.consul.requests();
-    let reads = requests.iter().filter(|r| r.contains("recurse")).count();
-    assert_eq!(reads, 2, "{requests:?}");
-    // Two reads, whether there are ACLs, rights, and the service names for the one key that is missing everywhere.
-    assert!(requests.len() <= 7, "{requests:?}");
+    // Both levels in one transaction. Without ACLs and a token the read itself shows that nothing is left out.
+    assert_eq!(world.consul.requests(), ["PUT /v1/txn"]);
 }
 
 #[test]
-fn the_shipped_hierarchy_is_read_by_two_requests() {
+fn prefixes_apart_from_each_other_are_one_state_and_two_requests_with_acls() {
+    let world = World::new(LEVELS);
+    world.consul.put("hiera/common/motd", b"common");
+    world.consul.put("hiera/node/n1/motd", b"node");
+    world.consul.put("hiera/node/n11/motd", b"other");
+    world.consul.put("hiera/commonplace", b"other");
+    world.consul.require_token("s3cret");
+    let token = world.scratch.write("token", "s3cret\n");
+    let token = ["--token-file", token.to_str().expect("UTF-8")];
+    world.lookup(&[&token[..], &["motd"]].concat()).found("\"node\"");
+    assert_eq!(world.consul.requests(), ["PUT /v1/txn", "POST /v1/internal/acl/authorize"]);
+    world.lookup(&[&token[..], &["--merge", "unique", "motd"]].concat()).found("[\"node\",\"common\"]");
+    // A level that may not be read ends a lookup that reaches it, and none that does not.
+    world.consul.deny_keys("hiera/common/");
+    world.lookup(&[&token[..], &["motd"]].concat()).failed(77, &["'motd'", "hiera/common/", &world.consul.url()]);
+}
+
+#[test]
+fn an_unknown_token_is_not_needed_where_there_are_acls() {
+    let world = World::new(LEVELS);
+    world.consul.put("hiera/common/motd", b"common");
+    world.consul.deny_keys("elsewhere/");
+    world.lookup(&["motd"]).found("\"common\"");
+    assert_eq!(world.consul.requests(), ["PUT /v1/txn", "PUT /v1/txn", "POST /v1/internal/acl/authorize"]);
+    // An agent that knows no transactions is asked level by level.
+    world.consul.fault("txn", Fault::Status(404, "404 page not found".to_owned()));
+    world.lookup(&["motd"]).found("\"common\"");
+    // One that does not know rights either: the keys themselves are tried.
+    world.consul.fault("internal/acl/authorize", Fault::Status(404, "404 page not found".to_owned()));
+    world.lookup(&["motd"]).found("\"common\"");
+    world.consul.deny_keys("hiera/common/");
+    world.lookup(&["motd"]).failed(77, &["hiera/common/"]);
+}
+
+#[test]
+fn the_shipped_hierarchy_is_read_by_one_request() {
     let scratch = Scratch::new();
     let consul = FakeConsul::start();
-    consul.fault("acl/token/self", Fault::Status(401, "ACL support disabled".to_owned()));
     for n in 0..200 {
         consul.put(&format!("hiera/common/k{n}"), b"common");
     }
@@ -99,11 +130,10 @@ fn the_shipped_hierarchy_is_read_by_two_requests() {
         command.args(["--default", "", "--hiera_config"]).arg(&config);
         Ran::from(command.arg(key).output().expect("it runs")).found(value);
         let requests = consul.requests();
-        assert!(requests.len() - before <= 2, "{key}: {:?}", &requests[before..]);
+        assert_eq!(requests.len() - before, 1, "{key}: {:?}", &requests[before..]);
         before = requests.len();
     }
     // With ACLs the right to each level is looked at, since the one read says nothing about it.
-    consul.heal();
     consul.deny_keys("hiera/role/proxy/");
     let mut command = scratch.command();
     command.env("CONSUL_HTTP_ADDR", consul.url()).args(["lookup", "--facts", "facts.json", "--hiera_config"]);
@@ -113,12 +143,27 @@ fn the_shipped_hierarchy_is_read_by_two_requests() {
 #[test]
 fn an_agent_without_acls_before_servers_with_them_hides_nothing() {
     let world = World::new(
-        "version: 5\nhierarchy:\n- {name: n, lookup_key: 'stacktira::consul', options: {prefix: hiera/node/n1}}\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera}}\n",
+        "version: 5\nhierarchy:\n- {name: n, lookup_key: 'stacktira::consul', options: {prefix: hiera/node/n1}}\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera, services: true}}\n",
     );
     world.consul.put("hiera/k", b"v");
-    world.consul.deny_keys("hiera/");
-    world.consul.fault("acl/token/self", Fault::Status(401, "ACL support disabled".to_owned()));
+    world.consul.put("hiera/node/n1/own", b"v");
+    world.consul.fault("internal/acl/authorize", Fault::Status(401, "ACL support disabled".to_owned()));
+    world.consul.deny_keys("hiera/node/");
     world.lookup(&["k"]).failed(77, &["hiera/node/n1/"]);
+    let other = World::new(
+        "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera, services: true}}\n",
+    );
+    other.consul.put("hiera/k", b"v");
+    other.consul.fault("internal/acl/authorize", Fault::Status(401, "ACL support disabled".to_owned()));
+    other.consul.deny_keys("elsewhere/");
+    other.lookup(&["k"]).found("\"v\"");
+    // Nobody can say what a list of services leaves out.
+    other.lookup(&["web_Address"]).failed(77, &["web"]);
+    // With a token that the servers do not look at, an empty list is worth a question.
+    let token = other.scratch.write("token", "s3cret\n");
+    other.consul.require_token("s3cret");
+    other.consul.deny_keys("hiera/");
+    other.lookup(&["--token-file", token.to_str().expect("UTF-8"), "k"]).failed(77, &["hiera/"]);
 }
 
 #[test]
@@ -126,7 +171,7 @@ fn an_explanation_says_what_was_read() {
     let world = World::new(LEVELS);
     let index = world.consul.put("hiera/common/motd", b"common");
     let ran = world.lookup(&["--explain", "motd"]);
-    let line = format!("Consul: 1 keys below hiera/common/ at index {index}");
+    let line = format!("Consul: 1 keys below hiera/common/ of one read of 2 prefixes, newest key at index {index}");
     assert!(ran.out.contains(&line), "{}", ran.out);
 }
 
@@ -198,7 +243,6 @@ fn nothing_that_consul_cannot_say_is_taken_for_absent() {
     let faults = [
         (Fault::Status(500, "rpc error: No cluster leader".to_owned()), 69),
         (Fault::Status(403, "Permission denied".to_owned()), 77),
-        (Fault::Status(404, "<html>not Consul</html>".to_owned()), 69),
         (Fault::Body("<html>proxy</html>".to_owned()), 69),
         (Fault::Truncate, 69),
         (Fault::Close, 69),
@@ -207,10 +251,11 @@ fn nothing_that_consul_cannot_say_is_taken_for_absent() {
     ];
     world.consul.put("hiera/common/motd", b"common");
     for (fault, code) in faults {
-        world.consul.fault("kv/hiera/common/", fault.clone());
+        world.consul.fault("txn", fault.clone());
+        world.consul.fault("kv/", fault.clone());
         let ran = world.lookup(&["motd"]);
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{fault:?}: {}", ran.err);
-        assert!(ran.err.contains("hiera/common/"), "{fault:?}: {}", ran.err);
+        assert!(ran.err.contains("hiera/node/n1/"), "{fault:?}: {}", ran.err);
         world.consul.heal();
     }
     world.lookup(&["motd"]).found("\"common\"");

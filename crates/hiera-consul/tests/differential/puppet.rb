@@ -2,7 +2,8 @@
 
 # Answers lookups of many small trees by the real Puppet, in one process: reads the jobs from the file
 # ARGV[0], writes one JSON object a line: job, query, result (found, not_found, error), value or message.
-# ARGV[1] is a directory for Puppet's own files.
+# ARGV[1] is a directory for Puppet's own files. Puppet never forgets an environment, so that some jobs at a
+# time are answered by a copy of the process, which ends and takes them with it.
 
 require 'json'
 require 'puppet'
@@ -35,7 +36,7 @@ rescue StandardError, SystemStackError => e
   end
 end
 
-JSON.parse(File.read(ARGV[0])).each do |job|
+def answer_all(job)
   Puppet[:hiera_config] = job['global']
   job['queries'].each_with_index do |query, number|
     said = nil
@@ -55,4 +56,10 @@ JSON.parse(File.read(ARGV[0])).each do |job|
     end
     puts "{\"job\":#{JSON.generate(job['id'])},\"query\":#{number},#{said}}"
   end
+end
+
+$stdout.sync = true
+JSON.parse(File.read(ARGV[0])).each_slice(25) do |jobs|
+  Process.wait(fork { jobs.each { |job| answer_all(job) } })
+  exit 1 unless $?.success?
 end

@@ -1,12 +1,13 @@
 # frozen_string_literal: true
 
 require_relative '../../../puppet_x/stacktira/coprocess'
+require_relative '../../../puppet_x/stacktira/run'
 
 # A lookup_key function of Hiera 5: one prefix of Consul's key-value store is one level of the hierarchy.
 #
-# The prefix is read once per level and catalog, so all keys of a catalog see one state and a miss costs
-# nothing. When Consul cannot be read, or the token may not, the compilation fails: a level is never taken
-# for empty.
+# All levels of this function in a catalog's hierarchies are read at once when the first is asked, so all keys
+# of a catalog see one state and a miss costs nothing. When Consul cannot be read, or the token may not, the
+# compilation fails: a level is never taken for empty.
 #
 # @example
 #   - name: "Consul: every node"
@@ -33,8 +34,8 @@ Puppet::Functions.create_function(:'stacktira::consul') do
       context.interpolate(level['values'][key])
     elsif level['errors'].key?(key)
       raise Puppet::DataBinding::LookupError, level['errors'][key]
-    elsif computed?(key, level)
-      answer = (level['answers'][key] ||= ask('lookup', { 'options' => options, 'key' => key }))
+    elsif computed?(key, options)
+      answer = (level['answers'][key] ||= ask('lookup', { 'options' => options, 'run' => run&.name, 'key' => key }))
       answer['found'] ? context.interpolate(answer['value']) : context.not_found
     else
       context.not_found
@@ -44,19 +45,26 @@ Puppet::Functions.create_function(:'stacktira::consul') do
   # The context lives as long as one catalog is compiled, and so does what was read.
   def level(options, context)
     unless context.cache_has_key('level')
-      read = ask('snapshot', { 'options' => options })
+      with = run&.with { |file| context.interpolate(PuppetX::Stacktira::Run.levels(file)) }
+      read = ask('snapshot', { 'options' => options, 'run' => run&.name, 'with' => with })
       context.cache('level', read.merge('answers' => {}))
       context.explain { "Consul: #{read['values'].size} keys below #{options['prefix']} at index #{read['index']}" }
     end
     context.cached_value('level')
   end
 
-  def computed?(key, level)
+  # The lookups of this catalog; nil where there is none.
+  def run
+    scope = closure_scope
+    PuppetX::Stacktira::Run.of(scope.compiler) if scope.respond_to?(:compiler)
+  end
+
+  # Consul's names of properties begin with a capital letter, those of parameters do not.
+  def computed?(key, options)
     return false unless key.is_a?(String)
 
     key.start_with?('leader__') ||
-      (level.key?('services') &&
-       (key == 'service_hash' || key.start_with?('service_hash__') || level['services'].any? { |name| key.start_with?("#{name}_") }))
+      (options['services'] == true && (key == 'service_hash' || key.start_with?('service_hash__') || key.match?(/._[A-Z]/)))
   end
 
   def ask(operation, fields)

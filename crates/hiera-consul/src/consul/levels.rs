@@ -1,0 +1,315 @@
+//! The Consul levels of one run, each read once and all of them together where that is possible.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use consul_client::{Consistency, KvPair, MOST_TREES, Overrides, Query};
+
+use crate::consul3::Consul3;
+use crate::engine::{ConsulSource, Entry};
+use crate::error::Error;
+use crate::value::{Hash, Value};
+
+use super::Access;
+use super::computed::Computed;
+use super::level::Level;
+use super::reader::{Need, Reader};
+
+/// All keys below a prefix at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Values by key, without the prefix.
+    pub pairs: BTreeMap<String, Rc<Vec<u8>>>,
+    /// Where they are from.
+    pub origin: Origin,
+}
+
+/// What is known about a read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin {
+    /// Consul's index of the read; of several prefixes at once, that of the newest key.
+    pub index: u64,
+    /// How long the server that answered had not heard from the leader.
+    pub age: Duration,
+    /// How many prefixes were read at once.
+    pub together: usize,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.together {
+            0 | 1 => write!(f, "at index {}", self.index)?,
+            n => write!(f, "of one read of {n} prefixes, newest key at index {}", self.index)?,
+        }
+        if !self.age.is_zero() {
+            write!(f, ", {} ms old", self.age.as_millis())?;
+        }
+        Ok(())
+    }
+}
+
+/// One recursive read, which may serve several levels.
+struct Tree {
+    /// Values by whole key.
+    pairs: BTreeMap<String, Rc<Vec<u8>>>,
+    origin: Origin,
+}
+
+impl Tree {
+    fn new(pairs: impl IntoIterator<Item = KvPair>, origin: Origin) -> Self {
+        let pairs = pairs.into_iter().map(|pair| (pair.key, Rc::new(pair.value))).collect();
+        Tree { pairs, origin }
+    }
+}
+
+/// A prefix that is read, or will be; no other of the same reader and consistency lies inside of it.
+struct Root {
+    reader: Rc<Reader>,
+    consistency: Consistency,
+    prefix: String,
+    tree: Option<Rc<Tree>>,
+}
+
+impl Root {
+    fn is_of(&self, reader: &Rc<Reader>, consistency: Consistency) -> bool {
+        Rc::ptr_eq(&self.reader, reader) && self.consistency == consistency
+    }
+}
+
+/// Everything that one run has read of a level.
+struct Read {
+    level: Level,
+    snapshot: Snapshot,
+    computed: Rc<Computed>,
+    answers: RefCell<HashMap<String, Option<Value>>>,
+}
+
+/// Computed keys by the settings of the reads behind them.
+type Settings = (Overrides, Consistency, bool);
+
+/// Answers a run's Consul levels; each level is read once.
+pub struct Levels {
+    access: Rc<Access>,
+    readers: RefCell<Vec<(Overrides, Rc<Reader>)>>,
+    read: RefCell<Vec<(Hash, Rc<Read>)>>,
+    computed: RefCell<Vec<(Settings, Rc<Computed>)>>,
+    roots: RefCell<Vec<Root>>,
+    /// The backends of version 3, by their settings.
+    version3: RefCell<Vec<(Hash, Rc<Consul3>)>>,
+}
+
+impl Levels {
+    /// Returns a source that reads through `access`.
+    pub fn new(access: Rc<Access>) -> Self {
+        Levels {
+            access,
+            readers: RefCell::default(),
+            read: RefCell::default(),
+            computed: RefCell::default(),
+            roots: RefCell::default(),
+            version3: RefCell::default(),
+        }
+    }
+
+    /// Returns the run's reader with these settings.
+    pub(crate) fn reader(&self, overrides: &Overrides) -> Result<Rc<Reader>, Error> {
+        let own = self.access.own(overrides);
+        if let Some((_, reader)) = self.readers.borrow().iter().find(|(known, _)| *known == own) {
+            return Ok(Rc::clone(reader));
+        }
+        let reader = Rc::new(Reader::new(self.access.client(overrides)?));
+        self.readers.borrow_mut().push((own, Rc::clone(&reader)));
+        Ok(reader)
+    }
+
+    /// Returns what answers the computed keys of a level.
+    pub(crate) fn computed(&self, level: &Level) -> Result<Rc<Computed>, Error> {
+        let settings = (self.access.own(&level.overrides), level.consistency, level.services);
+        if let Some((_, computed)) = self.computed.borrow().iter().find(|(known, _)| *known == settings) {
+            return Ok(Rc::clone(computed));
+        }
+        let computed = Rc::new(Computed::new(self.reader(&level.overrides)?, level.clone()));
+        self.computed.borrow_mut().push((settings, Rc::clone(&computed)));
+        Ok(computed)
+    }
+
+    /// Says which level will probably be read, so that it can be read together with others.
+    pub(crate) fn expect(&self, level: &Level) {
+        // What is wrong with the settings is said when the level is asked.
+        if !level.is_empty()
+            && let Ok(reader) = self.reader(&level.overrides)
+        {
+            reader.expect([Need::Keys(level.prefix.clone())]);
+            self.root(&reader, level);
+        }
+    }
+
+    fn read(&self, options: &Hash) -> Result<Rc<Read>, Error> {
+        if let Some((_, read)) = self.read.borrow().iter().find(|(known, _)| known == options) {
+            return Ok(Rc::clone(read));
+        }
+        let level = Level::from_options(options)?;
+        let snapshot = self.snapshot(&level)?;
+        let computed = self.computed(&level)?;
+        let read = Rc::new(Read { level, snapshot, computed, answers: RefCell::default() });
+        self.read.borrow_mut().push((options.clone(), Rc::clone(&read)));
+        Ok(read)
+    }
+
+    /// Returns the place of the root that holds a level.
+    fn root(&self, reader: &Rc<Reader>, level: &Level) -> usize {
+        let mut roots = self.roots.borrow_mut();
+        let same = |root: &Root| root.is_of(reader, level.consistency);
+        if let Some(at) = roots.iter().position(|root| same(root) && level.prefix.starts_with(&root.prefix)) {
+            return at;
+        }
+        // What is read already stays; what is not may become a part of this one.
+        roots.retain(|root| !(same(root) && root.tree.is_none() && root.prefix.starts_with(&level.prefix)));
+        let (reader, prefix) = (Rc::clone(reader), level.prefix.clone());
+        roots.push(Root { reader, consistency: level.consistency, prefix, tree: None });
+        roots.len() - 1
+    }
+
+    /// Reads all keys of a level, with all levels that are not read yet, and checks that the token may.
+    pub(crate) fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
+        if level.is_empty() {
+            return Ok(Snapshot::default());
+        }
+        let reader = self.reader(&level.overrides)?;
+        reader.expect([Need::Keys(level.prefix.clone())]);
+        let at = self.root(&reader, level);
+        let tree = self.tree(&reader, at, level)?;
+        let root = self.roots.borrow()[at].prefix.clone();
+        let prefix = level.prefix.as_str();
+        let checked = reader
+            .may(&[Need::Keys(prefix.to_owned())])
+            .and_then(|()| if tree.pairs.is_empty() { reader.confirm_empty(&root) } else { Ok(()) });
+        checked.map_err(|source| reader.failed(format!("cannot read the keys below {prefix}"), source))?;
+        let pairs = tree
+            .pairs
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            // A key that ends with a slash is a folder of Consul's web page.
+            .filter(|(key, _)| !key.ends_with('/'))
+            .map(|(key, value)| (key[prefix.len()..].to_owned(), Rc::clone(value)))
+            .collect();
+        Ok(Snapshot { pairs, origin: tree.origin })
+    }
+
+    /// Returns what a root holds, and reads it first with all others that are not read yet, as one state.
+    fn tree(&self, reader: &Rc<Reader>, at: usize, level: &Level) -> Result<Rc<Tree>, Error> {
+        if let Some(tree) = &self.roots.borrow()[at].tree {
+            return Ok(Rc::clone(tree));
+        }
+        let query = Query::new().consistency(level.consistency);
+        let group: Vec<(usize, String)> = {
+            let roots = self.roots.borrow();
+            let unread = |n: &usize| *n != at && roots[*n].tree.is_none() && roots[*n].is_of(reader, level.consistency);
+            let others = (0..roots.len()).filter(unread);
+            [at].into_iter().chain(others).take(MOST_TREES).map(|n| (n, roots[n].prefix.clone())).collect()
+        };
+        let failed = |source| {
+            let root = &group[0].1;
+            let whole = match (group.len(), *root == level.prefix) {
+                (1, true) => String::new(),
+                (1, false) => format!(", in one read with all below {root}"),
+                (n, _) => format!(", in one read of {n} prefixes"),
+            };
+            reader.failed(format!("cannot read the keys below {}{whole}", level.prefix), source)
+        };
+        let prefixes: Vec<&str> = group.iter().map(|(_, prefix)| prefix.as_str()).collect();
+        if prefixes.len() > 1 {
+            match reader.read(|client| client.kv().trees(&prefixes, &query)) {
+                Ok(answer) => {
+                    let origin =
+                        Origin { index: answer.meta.index, age: answer.meta.last_contact, together: prefixes.len() };
+                    let mut pairs = answer.value;
+                    let mut roots = self.roots.borrow_mut();
+                    for (n, prefix) in &group {
+                        let (own, rest) = pairs.into_iter().partition(|pair: &KvPair| pair.key.starts_with(prefix));
+                        pairs = rest;
+                        let own: Vec<_> = own;
+                        roots[*n].tree = Some(Rc::new(Tree::new(own, origin)));
+                    }
+                    return Ok(roots[at].tree.clone().expect("it was just read"));
+                }
+                // One prefix that cannot be read must not take the others with it; nor an old Consul without
+                // such reads.
+                Err(error) if !matches!(error.class(), consul_client::Class::Unavailable) || is_status(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let answer = reader.read(|client| client.kv().list(prefixes[0], &query)).map_err(failed)?;
+        let origin = Origin { index: answer.meta.index, age: answer.meta.last_contact, together: 1 };
+        let tree = Rc::new(Tree::new(answer.value, origin));
+        self.roots.borrow_mut()[at].tree = Some(Rc::clone(&tree));
+        Ok(tree)
+    }
+}
+
+/// Tells whether an agent without the request answered.
+fn is_status(error: &consul_client::Error) -> bool {
+    matches!(error, consul_client::Error::Status { code: 404 | 405 | 413, .. })
+}
+
+impl ConsulSource for Levels {
+    fn announce(&self, options: &Hash) {
+        if let Ok(level) = Level::from_options(options) {
+            self.expect(&level);
+        }
+    }
+
+    fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error> {
+        let read = self.read(options)?;
+        if let Some(bytes) = read.snapshot.pairs.get(key) {
+            let name = format!("{}{key}", read.level.prefix);
+            return read.level.format.value(&name, bytes).map(Some);
+        }
+        if let Some(answer) = read.answers.borrow().get(key) {
+            return Ok(answer.clone());
+        }
+        let answer = read.computed.lookup(key)?;
+        read.answers.borrow_mut().insert(key.to_owned(), answer.clone());
+        Ok(answer)
+    }
+
+    fn version3(
+        &self,
+        settings: &Hash,
+        key: &str,
+        text: &mut dyn FnMut(&str) -> Result<String, Error>,
+    ) -> Result<(Option<Value>, Option<String>), Error> {
+        let known = self.version3.borrow().iter().find(|(known, _)| known == settings).map(|(_, b)| Rc::clone(b));
+        let backend = match known {
+            Some(backend) => backend,
+            None => {
+                let backend = Rc::new(Consul3::new(settings, &self.access)?);
+                self.version3.borrow_mut().push((settings.clone(), Rc::clone(&backend)));
+                backend
+            }
+        };
+        let found = backend.lookup(key, text)?;
+        Ok((found, backend.take_warning()))
+    }
+
+    fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error> {
+        let read = self.read(options)?;
+        let entry = |(key, bytes): (&String, &Rc<Vec<u8>>)| {
+            let name = format!("{}{key}", read.level.prefix);
+            let value = read.level.format.value(&name, bytes);
+            Entry { key: key.clone(), name, value }
+        };
+        Ok(read.snapshot.pairs.iter().map(entry).collect())
+    }
+
+    fn place(&self, options: &Hash) -> Option<String> {
+        let read = self.read(options).ok()?;
+        if read.level.is_empty() {
+            return Some("no prefix: a variable in it has no value".to_owned()).filter(|_| read.level.hollow);
+        }
+        let (keys, prefix) = (read.snapshot.pairs.len(), &read.level.prefix);
+        Some(format!("{keys} keys below {prefix} {}", read.snapshot.origin))
+    }
+}
