@@ -35,6 +35,16 @@ pub(crate) struct Consul3 {
     away: RefCell<Option<String>>,
 }
 
+/// What is at a path.
+pub(crate) enum Stored {
+    /// A path with a variable that has no value, or of no known kind.
+    Nothing,
+    /// Every key has to be asked for; `true` when only computed keys have.
+    Asked(bool),
+    /// The keys of the store.
+    Values(Rc<Snapshot>),
+}
+
 /// What a path asks.
 enum Target {
     Services,
@@ -167,14 +177,42 @@ impl Consul3 {
             return Ok(None);
         }
         let targets = paths.iter().map(|path| target(path, key)).collect::<Result<Vec<_>, _>>()?;
+        self.announce(&targets);
+        self.gracefully(self.first(&targets, key))
+    }
+
+    /// Returns what is stored at each path, for a caller that looks it up there itself; `None` when
+    /// Consul is done without.
+    pub(crate) fn stored(&self, paths: &[String]) -> Result<Option<Vec<Stored>>, Error> {
+        if self.away.borrow().is_some() {
+            return Ok(None);
+        }
+        let targets = paths.iter().map(|path| target(path, "key")).collect::<Result<Vec<_>, _>>()?;
+        self.announce(&targets);
+        let stored = targets.iter().map(|target| {
+            Ok(match target {
+                Target::Skipped => Stored::Nothing,
+                Target::Services | Target::Catalog(..) => Stored::Asked(matches!(target, Target::Services)),
+                Target::Keys(prefix, _) => Stored::Values(self.snapshot(prefix)?),
+            })
+        });
+        self.gracefully(stored.collect::<Result<Vec<_>, _>>().map(Some))
+    }
+
+    /// Says which prefixes will be read, before the first is.
+    fn announce(&self, targets: &[Target]) {
         if !self.announced.replace(true) {
-            for target in &targets {
+            for target in targets {
                 if let Target::Keys(prefix, _) = target {
                     self.levels.expect(&self.level(prefix));
                 }
             }
         }
-        match self.first(&targets, key) {
+    }
+
+    /// Takes a Consul that nobody reaches for one without keys, where the settings say so.
+    fn gracefully<T>(&self, result: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+        match result {
             Err(Error::Consul { what, source }) if self.graceful && self.out_of_reach(&source) => {
                 *self.away.borrow_mut() =
                     Some(format!("{what}: {source}; going on without Consul, as :failure: graceful says"));

@@ -12,7 +12,10 @@
 //! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
 //! - `leader {name}` → `leader`: null or `{node, address}`
 //! - `version3 {run, settings, paths, key}` → `found`, `value`, and a `warning` when Consul is done without: the
-//!   `consul` backend of version 3 files with its settings and interpolated paths
+//!   `consul` backend of version 3 files with its settings and interpolated paths. Without `key`: `paths`, for each
+//!   path what is stored there: `{values}`, with a list `ask` of keys that have to be asked for one by one; `{ask: true}`
+//!   where all have to, `{computed: true}` where those of the catalog have to; `{}` for a path that is skipped; null
+//!   for all when Consul is done without
 //! - `wait {key | service, passing?, timeout}` → `found`, `value`
 //!
 //! It ends when its input ends. A line longer than a megabyte is refused without being kept.
@@ -30,7 +33,7 @@ use toolkit::exit::{self, Failure};
 use toolkit::{Io, backoff::Backoff};
 
 use crate::consul::{Access, Level, Levels, Need, Reader};
-use crate::consul3::Consul3;
+use crate::consul3::{Consul3, Stored};
 use crate::error::Error;
 use crate::value::{Hash, Value};
 
@@ -259,11 +262,15 @@ impl Server<'_> {
             "version3" => {
                 let run = request.required("run")?;
                 let settings = request.hash("settings")?;
-                let (paths, key) = (request.texts("paths")?, request.required("key")?);
+                let (paths, key) = (request.texts("paths")?, request.text("key")?);
                 request.done()?;
                 let backend = self.version3(run, settings)?;
-                let found = backend.lookup_at(&key, &paths)?;
-                let mut answer = found_answer(found.as_ref().map(to_json).transpose()?);
+                let mut answer = match key {
+                    Some(key) => found_answer(backend.lookup_at(&key, &paths)?.as_ref().map(to_json).transpose()?),
+                    None => {
+                        json!({"paths": backend.stored(&paths)?.map(|all| all.iter().map(stored).collect::<Vec<_>>())})
+                    }
+                };
                 if let Some(warning) = backend.take_warning() {
                     answer["warning"] = Json::String(warning);
                 }
@@ -411,6 +418,25 @@ impl Server<'_> {
             if failure.is_some() {
                 std::thread::sleep(backoff.next_delay().min(left));
             }
+        }
+    }
+}
+
+/// What is stored at a path of version 3: text, as the original reads it.
+fn stored(stored: &Stored) -> Json {
+    match stored {
+        Stored::Nothing => json!({}),
+        Stored::Asked(true) => json!({"computed": true}),
+        Stored::Asked(false) => json!({"ask": true}),
+        Stored::Values(snapshot) => {
+            let (mut values, mut ask) = (Map::new(), Vec::new());
+            for (key, bytes) in &snapshot.pairs {
+                match std::str::from_utf8(bytes) {
+                    Ok(text) => drop(values.insert(key.clone(), Json::from(text))),
+                    Err(_) => ask.push(key),
+                }
+            }
+            json!({"values": values, "ask": ask})
         }
     }
 }

@@ -8,42 +8,87 @@ class Hiera
     # The `consul` backend of version 3 files, for the original's hiera.yaml unchanged: its `:consul:` settings,
     # `:paths:` and computed keys.
     #
-    # Everything is asked of one `hiera-consul serve`. What one instance has been told it remembers, misses
-    # too, since Puppet asks again for each level of the hierarchy. A refusal or a broken answer is raised,
-    # never taken for a miss; `:failure: graceful` lets a run go on without a Consul that cannot be reached.
-    # The directory `lib` of this module has to be on Ruby's load path.
+    # What is stored is handed over once by `hiera-consul serve`, and a key that is not there costs a look into a
+    # Hash, since Puppet asks for each key once for each level of the hierarchy. Keys of the catalog are asked
+    # for when they are looked up, and remembered. A refusal or a broken answer is raised, never taken for a miss;
+    # `:failure: graceful` lets a run go on without a Consul that cannot be reached. The directory `lib` of this
+    # module has to be on Ruby's load path.
     class Consul_backend
+      ABSENT = { 'found' => false }.freeze
+      private_constant :ABSENT
+
       def initialize
         settings = Config[:consul]
         raise ArgumentError, '[hiera-consul]: there are no settings under :consul: in hiera.yaml' unless settings.is_a?(Hash)
 
         @settings = settings.each_with_object({}) { |(name, value), all| all[name.to_s] = value.is_a?(Symbol) ? value.to_s : value }
         @paths = [@settings.delete('paths')].flatten.compact
+        @by_key = @paths.any? { |path| path.include?('%{key}') }
         @run = SecureRandom.hex(16)
+        @variables = variables
+        @interpolated = {}
+        @stored = {}
         @answers = {}
         Hiera.debug("[hiera-consul]: paths are #{@paths.join(', ')}")
       end
 
       def lookup(key, scope, _order_override, _resolution_type, context)
-        paths = @paths.map { |path| interpolate(path, key, scope, context) }
-        answer = ask(key, paths)
+        answer = find(key, scope, context)
         return answer['value'] if answer['found']
 
         # Puppet hands over what is dug for, the hiera command does not.
         root, *rest = split(key)
         throw :no_such_key if rest.empty?
-        answer = ask(root, @paths.map { |path| interpolate(path, root, scope, context) })
+        answer = find(root, scope, context)
         throw :no_such_key unless answer['found']
         Backend.qualified_lookup(rest, answer['value'], key)
       end
 
       private
 
-      def interpolate(path, key, scope, context)
-        parts = path.split('%{key}', -1).map do |part|
-          context ? Backend.parse_string(part, scope, {}, context) : Backend.parse_string(part, scope)
+      def find(key, scope, context)
+        return ABSENT if key.empty?
+
+        paths = paths(key, scope, context)
+        return ask(key, paths) if @by_key || key.start_with?('/') || key.include?('//')
+
+        stored(key, paths).each do |place|
+          return ask(key, paths) if place['ask'] == true || place['ask']&.include?(key) || (place['computed'] && computed?(key))
+
+          value = place['values']&.fetch(key, nil)
+          return { 'found' => true, 'value' => value } if value
         end
-        parts.join(key)
+        ABSENT
+      end
+
+      # The paths, interpolated: again only when a variable in them has another value.
+      def paths(key, scope, context)
+        return interpolate(key, scope, context) if @variables.nil?
+
+        values = @variables.map { |name| scope[name] }
+        @interpolated[values] ||= interpolate(key, scope, context)
+      end
+
+      def interpolate(key, scope, context)
+        @paths.map do |path|
+          parts = path.split('%{key}', -1).map do |part|
+            context ? Backend.parse_string(part, scope, {}, context) : Backend.parse_string(part, scope)
+          end
+          parts.join(key)
+        end
+      end
+
+      # The variables that paths consist of; nil where something else than variables is in them.
+      def variables
+        tokens = @paths.flat_map { |path| path.scan(/%\{([^}]*)\}/) }.flatten
+        return nil if @by_key || tokens.any? { |token| !token.match?(/\A(?:::)?\w+(?:\.\w+)*\z/) }
+
+        tokens.map { |token| token[/\A(?:::)?\w+/] }.uniq
+      end
+
+      # Consul's names of properties begin with a capital letter, those of parameters do not.
+      def computed?(key)
+        key == 'service_hash' || key.start_with?('service_hash__', 'leader__') || key.match?(/._[A-Z]/)
       end
 
       def split(key)
@@ -52,15 +97,18 @@ class Hiera
         Util.split_key(key) { |problem| ArgumentError.new("#{problem} in key: #{key}") }
       end
 
-      def ask(key, paths)
-        return { 'found' => false } if key.empty?
+      def stored(key, paths)
+        @stored[paths] ||= request(key, { 'paths' => paths })['paths'] || []
+      end
 
-        @answers[[key, paths]] ||= begin
-          fields = { 'run' => @run, 'settings' => @settings, 'paths' => paths, 'key' => key }
-          answer = PuppetX::Stacktira::Coprocess.ask('version3', fields, 120)
-          Hiera.warn("[hiera-consul]: #{answer['warning']}") if answer['warning']
-          answer
-        end
+      def ask(key, paths)
+        @answers[[key, paths]] ||= request(key, { 'paths' => paths, 'key' => key })
+      end
+
+      def request(key, fields)
+        answer = PuppetX::Stacktira::Coprocess.ask('version3', { 'run' => @run, 'settings' => @settings }.merge(fields), 120)
+        Hiera.warn("[hiera-consul]: #{answer['warning']}") if answer['warning']
+        answer
       rescue PuppetX::Stacktira::Unanswered => e
         raise e.class.new("[hiera-consul]: #{key}: #{e.message}", e.code)
       end
