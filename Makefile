@@ -8,7 +8,7 @@ LOCAL := provision/local/stk-local
 BINARIES := target/release
 # Files that are only sourced are checked through those that source them.
 SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision/kick provision/cloner provision/local/*.sh \
-	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t .ci/run))
+	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
 	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench sweep sweep-cloner lint clean
@@ -23,7 +23,8 @@ test-deps: ## install what `make test` needs (Debian packages)
 	@provision/local/deps.sh test
 
 build: deps ## build the tools, optimised
-	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) build --release --locked --workspace --bins --exclude ts
+	CARGO="$(CARGO)" crates/ts/static.sh $(BINARIES)/ts
 
 man: build ## write the man pages to target/man
 	$(BINARIES)/xtask man target/man

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::io::Level;
 
 /// `-q` and `-v`.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 pub struct Verbosity {
     /// Say errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]

@@ -31,7 +31,7 @@ pub enum DirError {
 /// It cannot be made, or it is not safe.
 pub fn private(path: &Path, mode: u32) -> Result<(), DirError> {
     let failed = |source| DirError::Io { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
+    let metadata = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
@@ -40,11 +40,11 @@ pub fn private(path: &Path, mode: u32) -> Result<(), DirError> {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
                 _ => {}
             }
+            std::fs::symlink_metadata(path)
         }
-        Err(error) => return Err(failed(error)),
-        Ok(_) => {}
-    }
-    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+        other => other,
+    };
+    let metadata = metadata.map_err(failed)?;
     let user = nix::unistd::geteuid().as_raw();
     let reason = if !metadata.is_dir() {
         "it is not a directory".to_owned()

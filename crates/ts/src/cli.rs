@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use toolkit::args::{Verbosity, duration};
 
 use crate::dir::QueueName;
@@ -47,9 +47,10 @@ Exit status:
 ";
 
 /// What to do when the queue is busy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum IfBusy {
     /// Kick: a run starts after the one that goes on
+    #[default]
     Kick,
     /// Kick and stay until the run that covers it has ended, as -f
     Join,
@@ -57,6 +58,15 @@ pub enum IfBusy {
     Skip,
     /// Do nothing and end with 75
     Fail,
+}
+
+impl IfBusy {
+    /// Returns the choice that has this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<IfBusy> {
+        let is = |choice: &IfBusy| choice.to_possible_value().is_some_and(|value| value.matches(name, false));
+        IfBusy::value_variants().iter().copied().find(is)
+    }
 }
 
 /// Run a command in its queue, one at a time, and let requests for the same command coalesce
@@ -68,7 +78,7 @@ pub enum IfBusy {
 ///
 /// Everything after COMMAND belongs to COMMAND. It runs without a shell, with /dev/null as stdin, with
 /// the environment and under the options of the first kick that no started run covers.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, PartialEq, Eq, Parser)]
 #[command(
     name = "ts",
     version,

@@ -5,7 +5,7 @@
 //! exec, so that whoever holds the queue next can find it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,19 +15,33 @@ use crate::sys;
 
 /// Returns the identity of this boot.
 pub(crate) fn boot_id() -> std::io::Result<[u64; 2]> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let value = u128::from_str_radix(&hex, 16)
-        .map_err(|_| std::io::Error::other("/proc/sys/kernel/random/boot_id holds no boot id"))?;
+    let mut buffer = [0u8; 64];
+    let length = read_once("/proc/sys/kernel/random/boot_id", &mut buffer)?;
+    let digits = buffer[..length].iter().filter_map(|byte| char::from(*byte).to_digit(16));
+    let (count, value) = digits.fold((0, 0u128), |(count, value), digit| (count + 1, value << 4 | u128::from(digit)));
+    if count != 32 {
+        return Err(std::io::Error::other("/proc/sys/kernel/random/boot_id holds no boot id"));
+    }
     let low = u64::try_from(value & u128::from(u64::MAX)).expect("masked to 64 bits");
     let high = u64::try_from(value >> 64).expect("shifted to 64 bits");
     Ok([high, low])
 }
 
+/// Reads a small file of the kernel, which answers one read with the whole. Allocates nothing.
+fn read_once(path: &str, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut file = File::open(path)?;
+    loop {
+        match file.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// Returns the own start tick. Called between fork and exec, so it allocates nothing.
 pub(crate) fn own_start_ticks() -> std::io::Result<u64> {
     let mut buffer = [0u8; 1024];
-    let length = File::open("/proc/self/stat")?.read(&mut buffer)?;
+    let length = read_once("/proc/self/stat", &mut buffer)?;
     parse_stat(&buffer[..length]).map(|stat| stat.start).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
@@ -60,10 +74,15 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     Some(Stat { zombie: matches!(state, "Z" | "X" | "x"), group, start })
 }
 
-fn stat_of(pid: i32) -> Option<Stat> {
+/// Returns what the system knows of a process; `None` when there is none. That it cannot be told is an error.
+fn stat_of(pid: i32) -> std::io::Result<Option<Stat>> {
     let mut buffer = [0u8; 1024];
-    let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut buffer).ok()?;
-    parse_stat(&buffer[..length])
+    let length = read_once(&format!("/proc/{pid}/stat"), &mut buffer);
+    match length {
+        Ok(length) => Ok(parse_stat(&buffer[..length])),
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the group still has a living member other than the group's leader.
@@ -73,7 +92,7 @@ pub(crate) fn group_has_others(group: i32) -> bool {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| *pid != group)
-        .any(|pid| stat_of(pid).is_some_and(|stat| stat.group == group && !stat.zombie))
+        .any(|pid| stat_of(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.group == group && !stat.zombie)))
 }
 
 /// A living process that has been identified beyond doubt.
@@ -97,18 +116,18 @@ impl Process {
         process.alive().then_some(process)
     }
 
-    /// Whether it still lives.
+    /// Whether it still lives. While that cannot be told it does: whoever believes otherwise starts another run beside it.
     pub(crate) fn alive(&self) -> bool {
-        stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.zombie)
+        match stat_of(self.pid) {
+            Ok(stat) => stat.is_some_and(|stat| stat.start == self.start && !stat.zombie),
+            Err(_) => !self.fd.as_ref().is_some_and(|fd| readable(fd, Duration::ZERO)),
+        }
     }
 
     /// Waits for its end, at most this long; answers whether it has ended.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
         match &self.fd {
-            Some(fd) => {
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-                let _ = poll(&mut fds, poll_timeout(timeout));
-            }
+            Some(fd) => drop(readable(fd, timeout)),
             None => std::thread::sleep(timeout.min(Duration::from_millis(25))),
         }
         !self.alive()
@@ -118,6 +137,11 @@ impl Process {
     pub(crate) fn fd(&self) -> Option<&OwnedFd> {
         self.fd.as_ref()
     }
+}
+
+fn readable(fd: &OwnedFd, timeout: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, poll_timeout(timeout)).is_ok_and(|ready| ready > 0)
 }
 
 /// Returns the timeout for poll(2), rounded up so that a wait does not spin in its last millisecond.
@@ -159,7 +183,7 @@ mod tests {
     fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep runs");
         let pid = i32::try_from(child.id()).expect("pids are small");
-        let start = stat_of(pid).expect("it runs").start;
+        let start = stat_of(pid).expect("proc is there").expect("it runs").start;
         let process = Process::find(pid, start).expect("it runs");
         assert!(!process.wait(Duration::from_millis(1)));
         child.kill().expect("ours");

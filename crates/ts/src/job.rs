@@ -5,6 +5,7 @@
 //! written down (mode 0600) before that kick is committed, so whoever runs it runs the same thing.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -138,9 +139,16 @@ impl Job {
     /// Those of the file system, and records that are damaged.
     pub(crate) fn load(path: &Path) -> std::io::Result<Job> {
         use std::io::Read;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(16 << 10);
         crate::dir::open_read(path)?.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
-        Job::decode(&bytes).map_err(std::io::Error::other)
+        Job::decode(&bytes).map_err(|reason| std::io::Error::new(ErrorKind::InvalidData, reason))
+    }
+
+    /// Whether [`Job::load`] failed because there is nothing to be read, now or later.
+    pub(crate) fn is_damaged(error: &std::io::Error) -> bool {
+        // ELOOP: a link, and no record of ours.
+        matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::NotFound | ErrorKind::IsADirectory)
+            || error.raw_os_error() == Some(libc::ELOOP)
     }
 
     /// Returns the command line for people and JSON; bytes that are not UTF-8 become `\xNN`.
@@ -167,9 +175,15 @@ pub fn safe(text: &OsStr) -> String {
 pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    // A leftover of a killed process that had our id.
-    let _ = std::fs::remove_file(path);
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let create = || std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let mut file = match create() {
+        // A leftover of a killed process that had our id.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let _ = std::fs::remove_file(path);
+            create()?
+        }
+        other => other?,
+    };
     file.write_all(bytes)
 }
 

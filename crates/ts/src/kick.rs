@@ -76,7 +76,7 @@ pub(crate) fn foreground(queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u8
             screen.finish(&queue.places, outcome.run);
             Ok(outcome.status)
         }
-        Waited::Interrupted(signal) => Ok(by_signal(signal)),
+        Waited::Interrupted(signal) => Ok(run::by_signal(signal)),
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn wait_for(queue: &mut Queue, number: u64, io: &mut Io) -> Result<u8
         .ok_or_else(|| wrong(&format!("is none of the queue {}", queue.name())))?;
     match join(queue, ticket, None, io)? {
         Waited::Covered(outcome) => Ok(outcome.status),
-        Waited::Interrupted(signal) => Ok(by_signal(signal)),
+        Waited::Interrupted(signal) => Ok(run::by_signal(signal)),
     }
 }
 
@@ -103,15 +103,11 @@ pub(crate) fn wait_for_all(queue: &mut Queue, io: &mut Io) -> Result<u8, Error> 
     for ticket in tickets {
         match join(queue, ticket, None, io)? {
             Waited::Covered(outcome) => last = last.filter(|last| last.run > outcome.run).or(Some(outcome)),
-            Waited::Interrupted(signal) => return Ok(by_signal(signal)),
+            Waited::Interrupted(signal) => return Ok(run::by_signal(signal)),
         }
     }
     let newest = || queue.page.jobs().flat_map(|(_, slot)| slot.outcomes()).max_by_key(|outcome| outcome.run);
     Ok(last.or_else(newest).map_or(exit::OK, |outcome| outcome.status))
-}
-
-fn by_signal(signal: Signal) -> u8 {
-    u8::try_from(signal as i32).map_or(exit::WRAPPER, |signal| exit::SIGNALED + signal)
 }
 
 fn refuse_if_disabled(queue: &Queue) -> Result<(), Error> {
@@ -249,9 +245,10 @@ pub(crate) fn degraded(places: &Places, job: &Job, cause: &Error, io: &mut Io) -
     }
     let label = Label { queue: &places.name, run };
     let _agent = AgentLock::take(job);
-    let status = run::plain(job, label, queue.as_ref().map(|queue| &queue.page)).unwrap_or_else(|error| {
-        io.error(format_args!("cannot run {}: {error}", job.safe_argv().join(" ")));
-        toolkit::process::spawn_failure_code(&error)
+    let status = run::plain(job, label, queue.as_ref().map(|queue| &queue.page)).unwrap_or_else(|failure| {
+        let (status, text) = lead::not_started(job, &failure);
+        io.error(text);
+        status
     });
     if let Some(queue) = &queue {
         queue.page.rec().clear();

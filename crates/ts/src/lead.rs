@@ -30,6 +30,7 @@ use crate::queue::{Due, Queue};
 use crate::run::{self, Ended, Interrupts, Label, Screen};
 use crate::runlog::{self, RunLog, Stream};
 use crate::scope;
+use crate::spawn::Failure;
 use crate::sys;
 use crate::why;
 
@@ -71,7 +72,7 @@ fn spawn(queue: &Queue, lock: &QueueLock, role: &[&str]) -> std::io::Result<()> 
     let own = std::env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
     command.arg0("ts").args(role).args(["-Q", queue.name().as_str()]);
-    command.env_clear().env("TS_DIR", queue.places.root.path()).current_dir("/");
+    command.env_clear().env("TS_DIR", queue.places.root.path());
     if let Some(choice) = std::env::var_os("TS_SCOPE") {
         command.env("TS_SCOPE", choice);
     }
@@ -133,10 +134,11 @@ fn go_to_background(io: &mut Io) -> Result<(), Error> {
     scope::say_ready().map_err(Error::system("redirect stdout"))
 }
 
-/// Leaves terminal, session and file modes of whoever kicked; the stdio is ours already, except stdin,
+/// Leaves terminal, session, directory and file modes of whoever kicked; the stdio is ours already, except stdin,
 /// which was the lock.
 fn detach() -> std::io::Result<()> {
     nix::unistd::setsid()?;
+    std::env::set_current_dir("/")?;
     // A kicker that was collecting signals had them blocked.
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -329,37 +331,38 @@ fn start_and_attend(
     io: &mut Io,
 ) -> Ended {
     let Attendance { log, interrupts, shown } = attendance;
-    let command = job.safe_argv().join(" ");
-    // A missing directory would look like a missing command.
-    if let Err(error) = std::fs::read_dir(&job.cwd).map(drop)
-        && error.kind() == std::io::ErrorKind::NotFound
-    {
-        return cannot(
-            exit::CANNOT_RUN,
-            &format!("{command}: directory {}: {error}", job.cwd.display()),
-            log,
-            shown,
-            io,
-        );
-    }
     let _agent = match keep_agent_out(job, attendance, io) {
         Ok(lock) => lock,
         Err(ended) => return ended,
     };
     match run::spawn(&queue.page, job, Label { queue: queue.name(), run: Some(run) }, log) {
-        Ok(mut child) => {
-            io.detail(format_args!("run {run}: {command}"));
+        Ok(child) => {
+            io.detail(format_args!("run {run}: {}", job.safe_argv().join(" ")));
             queue.page.wake();
             publish_metrics(queue, job, io);
-            run::attend(Some(&queue.page), &mut child, &job.policy, log, interrupts, show)
+            run::attend(Some(&queue.page), child, &job.policy, log, interrupts, show)
         }
-        Err(error) => {
-            let code = match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => exit::WRAPPER,
-                _ => toolkit::process::spawn_failure_code(&error),
-            };
-            cannot(code, &format!("cannot run {command}: {error}"), log, shown, io)
+        Err(failure) => {
+            let (code, text) = not_started(job, &failure);
+            cannot(code, &text, log, shown, io)
         }
+    }
+}
+
+/// Returns the status and the words for a run that could not be started.
+pub(crate) fn not_started(job: &Job, failure: &Failure) -> (u8, String) {
+    let command = job.safe_argv().join(" ");
+    let code = match failure.source().raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => exit::WRAPPER,
+        _ => toolkit::process::spawn_failure_code(failure.source()),
+    };
+    match failure {
+        Failure::Program(error) => (code, format!("cannot run {command}: {error}")),
+        // A missing directory must not look like a missing command.
+        Failure::Directory(error) => (
+            exit::CANNOT_RUN,
+            format!("cannot run {command}: directory {}: {error}", crate::job::safe(job.cwd.as_os_str())),
+        ),
     }
 }
 
@@ -390,7 +393,7 @@ fn keep_agent_out(job: &Job, attendance: Attendance<'_>, io: &mut Io) -> Result<
             }
         }
         if let Some(signal) = interrupts.wait(AGENT_LOOK) {
-            let status = u8::try_from(signal as i32).map_or(exit::WRAPPER, |signal| exit::SIGNALED + signal);
+            let status = run::by_signal(signal);
             return Err(Ended { status, stopped: true, interrupted: Some(signal) });
         }
     }

@@ -536,7 +536,7 @@ impl Page {
             .and_then(|page| page.ok_or_else(|| std::io::Error::other("the new page is not whole")))
             .map_err(|source| Error::io("map", &temporary, source))?;
         page.layout().runs.store(crate::runlog::last_run(&places.runs()), SeqCst);
-        page.recover_jobs(places);
+        page.recover_jobs(places).map_err(|source| Error::io("read", &places.jobs(), source))?;
         std::fs::rename(&temporary, &path).map_err(|source| Error::io("rename", &path, source))?;
         Ok(page)
     }
@@ -553,23 +553,25 @@ impl Page {
         file.write_all(&head)
     }
 
-    /// A page that was lost took the counters with it, so every job on record counts as kicked.
-    fn recover_jobs(&self, places: &Places) {
-        let Ok(entries) = std::fs::read_dir(places.jobs()) else { return };
+    /// A page that was lost took the counters with it, so every job on record counts as kicked. What cannot be read now
+    /// is not given up: then there is no page yet.
+    fn recover_jobs(&self, places: &Places) -> std::io::Result<()> {
         let mut slots = self.layout().slots.iter();
-        for entry in entries.flatten() {
-            let key = Job::load(&entry.path()).map(|job| job.key());
-            match key {
-                Ok(key) if entry.file_name() == *key.to_string() => {
-                    let Some(slot) = slots.next() else { return };
-                    if slot.claim(key) {
+        for entry in std::fs::read_dir(places.jobs())? {
+            let entry = entry?;
+            match Job::load(&entry.path()) {
+                Ok(job) if entry.file_name() == *job.key().to_string() => {
+                    let Some(slot) = slots.next() else { return Ok(()) };
+                    if slot.claim(job.key()) {
                         slot.word.fetch_add(1, SeqCst);
                     }
                 }
+                Err(error) if !Job::is_damaged(&error) => return Err(error),
                 // What a killed kicker left half-written.
                 _ => drop(std::fs::remove_file(entry.path())),
             }
         }
+        Ok(())
     }
 
     /// Forgets the child of the boot before; what was pending or waiting for a retry stays so.

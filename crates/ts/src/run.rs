@@ -1,18 +1,18 @@
 //! One run: a child in a process group of its own, its identity on record before exec, its output in
 //! files, its end awaited without pipes.
 
-use std::os::fd::AsFd;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use toolkit::exit;
 use toolkit::process::Group;
@@ -20,9 +20,10 @@ use toolkit::process::Group;
 use crate::dir::{Places, QueueName};
 use crate::ident::{self, Process, poll_timeout};
 use crate::job::Job;
-use crate::page::{Page, Rec};
+use crate::page::Page;
 use crate::policy::Policy;
 use crate::runlog::{self, Reader, RunLog, Shown, Sink, Stream};
+use crate::spawn::{Failure, Program};
 use crate::sys::{self, Writes};
 
 /// The time between two looks at a busy log.
@@ -150,38 +151,54 @@ pub(crate) struct Label<'a> {
 }
 
 impl Label<'_> {
-    fn put_on(self, command: &mut Command, job: &Job) {
-        command.env("TS_QUEUE", self.queue.as_str());
-        match self.run {
-            Some(run) => command.env("TS_RUN", run.to_string()),
-            None => command.env_remove("TS_RUN"),
-        };
-        // Why this run is: a script can say so where it reports. Never somebody else's reason, inherited.
-        match &job.reason {
-            Some(reason) => command.env("TS_REASON", reason),
-            None => command.env_remove("TS_REASON"),
-        };
+    /// Returns what a run is told, and the names of what it must not hear from elsewhere.
+    fn variables(self, job: &Job) -> [(&'static str, Option<OsString>); 3] {
+        [
+            ("TS_QUEUE", Some(self.queue.as_str().into())),
+            ("TS_RUN", self.run.map(|run| run.to_string().into())),
+            // Why this run is: a script can say so where it reports. Never somebody else's reason, inherited.
+            ("TS_REASON", job.reason.as_ref().map(OsString::from)),
+        ]
     }
 }
 
 /// Starts the job as the child that `page` announces.
-pub(crate) fn spawn(page: &Page, job: &Job, label: Label<'_>, log: Option<&RunLog>) -> std::io::Result<Child> {
-    let mut command = command(job, label, Some(page));
-    let stdio = |stream| -> std::io::Result<Stdio> {
-        Ok(match log.and_then(|log| log.handle(stream)) {
-            Some(file) => Stdio::from(file?),
-            None => Stdio::null(),
-        })
+pub(crate) fn spawn(page: &Page, job: &Job, label: Label<'_>, log: Option<&RunLog>) -> Result<Pid, Failure> {
+    let stdio = |stream| -> std::io::Result<OwnedFd> {
+        match log.and_then(|log| log.handle(stream)) {
+            Some(file) => file.map(OwnedFd::from),
+            None => std::fs::OpenOptions::new().write(true).open("/dev/null").map(OwnedFd::from),
+        }
     };
-    command.stdout(stdio(Stream::Out)?).stderr(stdio(Stream::Err)?).spawn()
+    let stdio = [Stream::Out, Stream::Err].map(stdio);
+    let [stdout, stderr] = stdio.map(|fd| fd.map(Some).map_err(Failure::Program));
+    start(job, label, Some(page), [stdout?, stderr?])
 }
 
 /// Runs the job with our own stdout and stderr and returns its status. There may be no page to put the
 /// child on record; then only our own life keeps the queue's lock.
-pub(crate) fn plain(job: &Job, label: Label<'_>, page: Option<&Page>) -> std::io::Result<u8> {
-    let mut child = command(job, label, page).spawn()?;
-    let interrupts = Interrupts::collect()?;
-    Ok(attend(page, &mut child, &job.policy, None, &interrupts, || false).status)
+pub(crate) fn plain(job: &Job, label: Label<'_>, page: Option<&Page>) -> Result<u8, Failure> {
+    let child = start(job, label, page, [None, None])?;
+    let interrupts = Interrupts::collect().map_err(Failure::Program)?;
+    Ok(attend(page, child, &job.policy, None, &interrupts, || false).status)
+}
+
+fn start(job: &Job, label: Label<'_>, page: Option<&Page>, output: [Option<OwnedFd>; 2]) -> Result<Pid, Failure> {
+    let told = label.variables(job);
+    let inherited = job.env.iter().filter(|(name, _)| told.iter().all(|(ours, _)| name != *ours));
+    let mut env: Vec<(&OsStr, &OsStr)> = inherited.map(|(name, value)| (&**name, &**value)).collect();
+    env.extend(told.iter().filter_map(|(name, value)| Some((OsStr::new(name), value.as_deref()?))));
+    let [stdout, stderr] = output;
+    crate::spawn::spawn(Program {
+        argv: &job.argv,
+        env,
+        cwd: &job.cwd,
+        umask: job.umask,
+        stdin: std::fs::File::open("/dev/null").map_err(Failure::Program)?.into(),
+        stdout,
+        stderr,
+        record: page.map(Page::rec),
+    })
 }
 
 /// Tells the job's `--on-finish` program how a run ended. It is given a minute; its output is added to the run's.
@@ -194,7 +211,12 @@ pub(crate) fn tell(job: &Job, label: Label<'_>, status: u8, output: Option<&Path
     };
     let mut command = Command::new(program);
     command.env_clear().envs(job.env.iter().cloned()).env("TS_STATUS", status.to_string());
-    label.put_on(&mut command, job);
+    for (name, value) in label.variables(job) {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     if job.cwd.is_dir() {
         command.current_dir(&job.cwd);
     }
@@ -210,40 +232,16 @@ pub(crate) fn tell(job: &Job, label: Label<'_>, status: u8, output: Option<&Path
     }
 }
 
-fn command(job: &Job, label: Label<'_>, page: Option<&Page>) -> Command {
-    let mut command = Command::new(&job.argv[0]);
-    command.args(&job.argv[1..]).current_dir(&job.cwd).env_clear().envs(job.env.iter().cloned());
-    label.put_on(&mut command, job);
-    command.process_group(0).stdin(Stdio::null());
-    let mask = Mode::from_bits_truncate(job.umask);
-    let address = page.map(|page| std::ptr::from_ref(page.rec()).expose_provenance());
-    // SAFETY: between fork and exec the closure makes plain system calls and stores to the shared page,
-    // allocates nothing and takes no lock. The record it points to is in a mapping that the forked child
-    // inherits and keeps until its exec; the callers keep `page` until `spawn` has returned.
-    unsafe {
-        command.pre_exec(move || {
-            SigSet::empty().thread_set_mask()?;
-            umask(mask);
-            match address {
-                Some(address) => (*std::ptr::with_exposed_provenance::<Rec>(address)).sign(),
-                None => Ok(()),
-            }
-        });
-    }
-    command
-}
-
 /// Waits for the run, keeps its log small, passes signals on and holds it to its time.
 pub(crate) fn attend(
     page: Option<&Page>,
-    child: &mut Child,
+    group: Pid,
     policy: &Policy,
     log: Option<&RunLog>,
     interrupts: &Interrupts,
     mut show: impl FnMut() -> bool,
 ) -> Ended {
-    let pid = i32::try_from(child.id()).expect("process ids are positive and small");
-    let group = Pid::from_raw(pid);
+    let pid = group.as_raw();
     let fd = sys::pidfd_open(pid).ok();
     // Closing inotify takes the kernel 10 ms and more, so a short run is looked at now and then instead.
     let mut writes: Option<Writes> = None;
@@ -258,7 +256,7 @@ pub(crate) fn attend(
         // WNOWAIT: while the child is a zombie its id, and with it the group's, cannot be reused.
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
         match waitid(Id::Pid(group), flags) {
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
             Ok(status) => break Some(status),
             Err(_) => break None,
         }
@@ -311,16 +309,24 @@ pub(crate) fn attend(
     if signaled || timed_out || stopped {
         clear_group(pid, policy.kill_after());
     }
-    let status = match child.wait() {
+    let ended = loop {
+        match waitpid(group, None) {
+            Err(Errno::EINTR) => {}
+            other => break other,
+        }
+    };
+    let status = match ended {
         _ if timed_out => exit::TIMED_OUT,
-        Ok(status) => status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .or_else(|| u8::try_from(status.signal()?).ok().map(|signal| exit::SIGNALED.saturating_add(signal)))
-            .unwrap_or(exit::WRAPPER),
-        Err(_) => exit::WRAPPER,
+        Ok(WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(exit::WRAPPER),
+        Ok(WaitStatus::Signaled(_, signal, _)) => by_signal(signal),
+        _ => exit::WRAPPER,
     };
     Ended { status, stopped, interrupted }
+}
+
+/// Returns the status of what a signal ended.
+pub(crate) fn by_signal(signal: Signal) -> u8 {
+    u8::try_from(signal as i32).map_or(exit::WRAPPER, |signal| exit::SIGNALED.saturating_add(signal))
 }
 
 /// Ends what is left of a group: TERM, then after `grace` KILL.

@@ -82,12 +82,15 @@ impl RunLog {
         let mut files = Vec::new();
         for stream in Stream::BOTH {
             let path = path(&places.runs(), run, stream);
-            // The numbers of a lost page may come again.
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+            let create = || OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path);
+            let file = match create() {
+                // The numbers of a lost page may come again.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    std::fs::remove_file(&path)?;
+                    create()?
+                }
+                other => other?,
+            };
             files.push((path, file));
         }
         Ok(RunLog { files, limit: stream_limit(&places.root) })

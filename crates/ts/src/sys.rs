@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 /// Sleeps until `word` no longer holds `seen`, somebody wakes it, a signal comes or `timeout` passes.
 pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
     let limit = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i32::MAX.into()),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: the word outlives the call (it is borrowed), the timespec too, and FUTEX_WAIT only reads both.

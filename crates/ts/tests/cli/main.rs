@@ -21,13 +21,39 @@ use serde_json::Value;
 /// A scratch state directory and a place for the commands under test to leave marks.
 pub(crate) struct Env {
     dir: tempfile::TempDir,
+    /// Nothing is left that would have to be stopped.
+    idle: std::cell::Cell<bool>,
+}
+
+/// Returns the `ts` under test: cargo's, or the one in the directory that `STACKTIRA_BINARIES` names.
+pub(crate) fn program() -> PathBuf {
+    match std::env::var_os("STACKTIRA_BINARIES").filter(|directory| !directory.is_empty()) {
+        Some(directory) => {
+            std::fs::canonicalize(Path::new(&directory).join("ts")).expect("STACKTIRA_BINARIES has a ts")
+        }
+        None => env!("CARGO_BIN_EXE_ts").into(),
+    }
 }
 
 impl Env {
     pub(crate) fn new() -> Env {
-        let env = Env { dir: tempfile::tempdir().expect("scratch directory") };
+        Env::at(tempfile::tempdir().expect("scratch directory"))
+    }
+
+    /// Like [`Env::new`], where files cost least.
+    pub(crate) fn in_memory() -> Env {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Env::new(), Env::at)
+    }
+
+    fn at(dir: tempfile::TempDir) -> Env {
+        let env = Env { dir, idle: false.into() };
         std::fs::create_dir(env.path("work")).expect("made");
         env
+    }
+
+    /// Says that nothing is left to be stopped at the end.
+    pub(crate) fn is_idle(&self) {
+        self.idle.set(true);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -36,7 +62,7 @@ impl Env {
 
     /// Returns `ts` with these arguments, in a clean environment and in the work directory.
     pub(crate) fn ts(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ts"));
+        let mut command = Command::new(program());
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("TS_DIR", self.path("state"));
         command
             .env("TS_SCOPE", "0")
@@ -102,6 +128,9 @@ impl Env {
 
 impl Drop for Env {
     fn drop(&mut self) {
+        if self.idle.get() {
+            return;
+        }
         // Nothing of ours outlives the test: no retry, no child, no leader.
         if let Ok(queues) = std::fs::read_dir(self.path("state")) {
             for queue in queues.flatten() {

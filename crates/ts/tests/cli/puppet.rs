@@ -76,7 +76,7 @@ fn puppet_apply_by_hand_waits_its_turn() {
         let mut command = Command::new("sh");
         let ts = env.ts(&[]);
         command.envs(ts.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(env.work());
-        command.env("PUPPET_REAL", &real).env("TS", env!("CARGO_BIN_EXE_ts")).arg(shim).args(args);
+        command.env("PUPPET_REAL", &real).env("TS", crate::program()).arg(shim).args(args);
         command
     };
     // A run may use puppet as if the shim were not there.

@@ -128,7 +128,7 @@ fn a_program_hears_of_each_end() {
 #[test]
 fn a_run_that_would_wait_for_itself_is_told_so() {
     let env = Env::new();
-    let ts = env!("CARGO_BIN_EXE_ts");
+    let ts = crate::program().display().to_string();
     for inner in ["-f true", "-w"] {
         let output = env.run(&["-f", "sh", "-c", &format!("{ts} {inner}")]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -56,7 +56,7 @@ struct Case {
 /// Puts the fault in, looks at what is left, and returns the trace.
 fn survive(case: &Case) -> Result<String, String> {
     let Case { scene, fault, ref call, n } = *case;
-    let env = Env::new();
+    let env = Env::in_memory();
     let log = env.path("strace");
     std::fs::write(env.work().join("kicks"), format!("{n}\n")).expect("ours");
     let busy_first = matches!(scene, Scene::Joiner | Scene::Killed);
@@ -146,6 +146,7 @@ fn survive(case: &Case) -> Result<String, String> {
     if !status["running"].is_null() || status["pending"] != 0 {
         return Err(format!("something is left: {status}"));
     }
+    env.is_idle();
     match env.lines("overlaps").as_slice() {
         [] => Ok(trace),
         overlaps => Err(format!("overlaps: {overlaps:?}")),

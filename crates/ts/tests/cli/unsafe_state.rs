@@ -57,7 +57,7 @@ fn on_small_disk(env: &Env, script: &str) -> Option<Output> {
     let output = Command::new("unshare")
         .args(["-m", "sh", "-euc", &format!("{mount}; {script}")])
         .env("TS_DIR", env.path("state"))
-        .env("TS", env!("CARGO_BIN_EXE_ts"))
+        .env("TS", crate::program())
         .env("TS_SCOPE", "0")
         .current_dir(env.work())
         .output()
