@@ -37,8 +37,8 @@ EOF
 }
 
 node_section() {
-    printf 'node: {mirror: "%s", channel: %s, keyring: %s, formats: [deb], update: true}\n' \
-        "$(meta mirror_address)" "$(meta mirror_channel stable)" "$config_dir/site.asc"
+    printf 'node: {mirror: "%s", channel: %s, role: %s, keyring: %s, formats: [deb], update: true}\n' \
+        "$(meta mirror_address)" "$(meta mirror_channel stable)" "$(meta role build)" "$config_dir/site.asc"
 }
 
 mirror() {

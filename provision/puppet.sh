@@ -23,7 +23,7 @@ mirror=$(meta mirror_address '')
 if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ]; then
     atomic_write 0644 "$config_dir/mirror.yaml" <<EOF || true
 consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}
-node: {mirror: "$mirror", channel: $(meta mirror_channel stable), keyring: $config_dir/site.asc, formats: [deb], update: true}
+node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(meta role), keyring: $config_dir/site.asc, formats: [deb], update: true}
 EOF
 fi
 

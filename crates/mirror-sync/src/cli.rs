@@ -153,7 +153,11 @@ pub enum Action {
     /// Remove snapshots and content that nothing needs
     Gc,
     /// Check every published file, blob, signature and repository; name what is damaged
-    Verify,
+    Verify {
+        /// Bring again what is damaged, from the mirror itself or from its sources; name what cannot be
+        #[arg(long)]
+        repair: bool,
+    },
     /// Serve snapshots, channels and git over HTTP until SIGTERM
     ///
     /// Read-only: GET and HEAD of /snap and /channel, smart git below /git. Packages need no TLS: clients check

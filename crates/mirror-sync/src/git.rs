@@ -33,6 +33,18 @@ const MAX_OUTPUT: u64 = 64 << 20;
 /// Commands that do not touch the network end by then.
 const LOCAL: Duration = Duration::from_secs(120);
 
+/// What old programs wrote into commits that many repositories still have; it is no damage.
+const HISTORICAL: [&str; 8] = [
+    "badEmail",
+    "badTimezone",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+];
+
 /// Configuration that every git child reads; `ROOT/gitconfig`.
 pub(crate) const CONFIG: &str = "\
 [safe]
@@ -183,11 +195,7 @@ impl<'a> Git<'a> {
         }
         let work = if present { directory.clone() } else { self.store.temporary("git") };
         if !present {
-            let branch = remote.head.as_deref().and_then(|head| head.strip_prefix("refs/heads/")).unwrap_or("main");
-            let mut init = self.command(None, None);
-            init.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--initial-branch={branch}"));
-            init.arg("--").arg(&work);
-            self.local_run(init, None, &upstream.path)?;
+            self.init(upstream, &work, remote.head.as_deref())?;
         }
         self.with_retries(upstream, || self.fetch(upstream, &work))?;
         if let Some(head) = &remote.head {
@@ -197,12 +205,53 @@ impl<'a> Git<'a> {
         }
         let local = self.local(&work)?;
         if !present {
-            let parent = directory.parent().expect("a repository has a parent");
-            files::make_dir(parent)?;
-            fs::rename(&work, &directory).map_err(Error::write(&directory))?;
-            toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))?;
+            self.place(&work, &directory)?;
         }
         Ok((repo(upstream, local), true))
+    }
+
+    /// Brings a damaged repository again: everything from its upstream, and from the damaged one the commits that only
+    /// snapshots still have, as far as they are sound.
+    ///
+    /// # Errors
+    /// As [`Git::sync`].
+    pub(crate) fn fetch_again(&self, upstream: &Upstream) -> Result<()> {
+        let directory = self.directory(&upstream.path);
+        let work = self.store.temporary("git");
+        self.init(upstream, &work, None)?;
+        self.with_retries(upstream, || self.fetch(upstream, &work))?;
+        if directory.is_dir() {
+            // One by one: a damaged commit must not keep the sound ones away.
+            let pins = self.refs(&directory, &["refs/stacktira/snap/"]).unwrap_or_default();
+            for name in pins.keys() {
+                let mut fetch = self.command(Some(&work), None);
+                fetch.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--"]);
+                fetch.arg(&directory).arg(format!("+{name}:{name}"));
+                let _ = self.run(fetch, None, self.limits.total);
+            }
+            let head = fs::read(directory.join("HEAD")).map_err(Error::read(&directory))?;
+            fs::write(work.join("HEAD"), head).map_err(Error::write(&work))?;
+            let damaged = self.store.temporary("damaged");
+            fs::rename(&directory, &damaged).map_err(Error::write(&directory))?;
+            self.place(&work, &directory)?;
+            return files::remove(&damaged);
+        }
+        self.place(&work, &directory)
+    }
+
+    fn init(&self, upstream: &Upstream, work: &Path, head: Option<&str>) -> Result<()> {
+        let branch = head.and_then(|head| head.strip_prefix("refs/heads/")).unwrap_or("main");
+        let mut init = self.command(None, None);
+        init.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--initial-branch={branch}"));
+        init.arg("--").arg(work);
+        self.local_run(init, None, &upstream.path).map(|_| ())
+    }
+
+    fn place(&self, work: &Path, directory: &Path) -> Result<()> {
+        let parent = directory.parent().expect("a repository has a parent");
+        files::make_dir(parent)?;
+        fs::rename(work, directory).map_err(Error::write(directory))?;
+        toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))
     }
 
     /// Makes `refs/stacktira/snap/ID/…` point at what a snapshot holds, in one transaction.
@@ -241,13 +290,16 @@ impl<'a> Git<'a> {
         Ok(repo.refs.iter().filter(|(name, target)| missing(name, target)).map(|(name, _)| name.clone()).collect())
     }
 
-    /// Checks that everything that any ref reaches is there.
+    /// Hashes every object again and checks that everything that any ref reaches is there.
     ///
     /// # Errors
     /// [`Error::Rejected`] with git's words.
     pub(crate) fn check(&self, path: &str) -> Result<()> {
         let mut fsck = self.command(Some(&self.directory(path)), None);
-        fsck.args(["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]);
+        for message in HISTORICAL {
+            fsck.arg("-c").arg(format!("fsck.{message}=ignore"));
+        }
+        fsck.args(["fsck", "--full", "--no-dangling", "--no-progress"]);
         self.run(fsck, None, self.limits.total).map(|_| ()).map_err(|message| Error::rejected(path, message))
     }
 

@@ -90,7 +90,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
         Action::Unpin { whose, reason } => channel::unpin(&config, &whose.scope(), reason, io)?,
         Action::Rollout { action } => rolling(&config, action, io)?,
         Action::Gc => gc::run(&config, io)?,
-        Action::Verify => verify::run(&config, io)?,
+        Action::Verify { repair } => verify::run(&config, *repair, io)?,
         Action::Serve { listen } => serve::run(&config, *listen, io)?,
         Action::Apply { print } => apply::run(&config, *print, io)?,
     }

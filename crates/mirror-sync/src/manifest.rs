@@ -101,6 +101,16 @@ pub(crate) enum Signed {
     Repomd,
 }
 
+impl Signed {
+    /// Returns the path of what is signed.
+    pub(crate) fn content(&self) -> String {
+        match self {
+            Self::Release(directory) => format!("{directory}/Release"),
+            Self::Repomd => "repodata/repomd.xml".into(),
+        }
+    }
+}
+
 /// A repository for apt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use toolkit::lock::FileLock;
@@ -61,8 +60,8 @@ pub(crate) fn publish(by: &Publisher<'_>, manifest: &Manifest, bytes: &[u8], id:
             sign(&base, &signed, by.key)?;
         }
     }
-    write_new(&work.join("manifest.json"), bytes)?;
-    write_new(&work.join("manifest.json.sig"), &by.key.detached(bytes)?)?;
+    replace(&work.join("manifest.json"), bytes)?;
+    replace(&work.join("manifest.json.sig"), &by.key.detached(bytes)?)?;
     sync_tree(&work)?;
     files::make_dir(&store.path(format!("snapshots/{id}")))?;
     store.write_json(Info::path(id), &Info { v: 1, created: files::now(), signer: by.key.fingerprint() })?;
@@ -76,27 +75,33 @@ fn pin(store: &Store, lock: &FileLock, config: &Config, part: &GitPart, id: &Dig
     parallel::map(config.jobs, &part.repos, |repo| git.pin(repo, id)).into_iter().collect()
 }
 
-fn sign(base: &Path, signed: &Signed, key: &SigningKey) -> Result<()> {
+/// Makes the site's signatures of an index; those that are there are replaced.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Write`].
+pub(crate) fn sign(base: &Path, signed: &Signed, key: &SigningKey) -> Result<()> {
     match signed {
         Signed::Release(directory) => {
             let directory = base.join(directory);
             let path = directory.join("Release");
             let text = fs::read_to_string(&path).map_err(Error::read(&path))?;
-            write_new(&directory.join("InRelease"), &key.cleartext(&text)?)?;
-            write_new(&directory.join("Release.gpg"), &key.detached(text.as_bytes())?)
+            replace(&directory.join("InRelease"), &key.cleartext(&text)?)?;
+            replace(&directory.join("Release.gpg"), &key.detached(text.as_bytes())?)
         }
         Signed::Repomd => {
             let path = base.join("repodata/repomd.xml");
             let bytes = fs::read(&path).map_err(Error::read(&path))?;
-            write_new(&base.join("repodata/repomd.xml.asc"), &key.detached(&bytes)?)
+            replace(&base.join("repodata/repomd.xml.asc"), &key.detached(&bytes)?)
         }
     }
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(Error::write(path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).map_err(Error::write(path))?;
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::write(path))
+/// Writes a published file, whole or not at all.
+///
+/// # Errors
+/// [`Error::Write`].
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    toolkit::atomic::write(path, bytes, 0o444).map(|_| ()).map_err(Error::write(path))
 }
 
 /// Syncs the directories of a tree; its files are synced already.

@@ -155,15 +155,35 @@ fn date(source: &DebSource, built: impl Iterator<Item = u64>, warn: &mut dyn FnM
     files::rfc1123(newest, "UTC")
 }
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+/// Packs as every `.gz` of an index is.
+///
+/// # Errors
+/// [`Error::Bug`].
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     // No name and no time in the header, so equal input gives equal bytes.
     let mut encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::new(6));
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| Error::Bug(format!("gzip: {error}")))
 }
 
-fn xz(bytes: &[u8]) -> Result<Vec<u8>> {
+/// Packs as every `.xz` of an index is.
+///
+/// # Errors
+/// [`Error::Bug`].
+pub(crate) fn xz(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| Error::Bug(format!("xz: {error}")))
+}
+
+/// Unpacks an index whose name ends with `form`, to at most `limit` bytes.
+///
+/// # Errors
+/// Those of the form.
+pub(crate) fn unpacked(form: &str, packed: Vec<u8>, limit: u64) -> std::io::Result<Vec<u8>> {
+    match form {
+        ".gz" => files::read_to_limit(flate2::read::MultiGzDecoder::new(&packed[..]), limit),
+        ".xz" => files::read_to_limit(liblzma::read::XzDecoder::new(&packed[..]), limit),
+        _ => Ok(packed),
+    }
 }
 
 /// Whether a path of a repository is plain: relative, with no empty, `.` or `..` component.

@@ -228,6 +228,17 @@ impl Staged {
         self.size
     }
 
+    /// As [`Staged::store`], if the content is what is wanted; tells whether it is.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn store_if(self, store: &Store, wanted: &Digest) -> Result<bool> {
+        if Digest::finish(self.hasher.clone()) != *wanted {
+            return Ok(false);
+        }
+        self.store(store).map(|_| true)
+    }
+
     /// Syncs the blob and gives it its name.
     ///
     /// # Errors

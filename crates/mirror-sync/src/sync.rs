@@ -183,7 +183,10 @@ fn sync_git(store: &Store, lock: &FileLock, config: &Config, source: &GitSource,
 }
 
 /// Returns the manifest's repositories, each once, by path.
-fn upstreams(source: &GitSource) -> Result<Vec<Upstream>> {
+///
+/// # Errors
+/// [`Error::Config`]; [`Error::Manifest`].
+pub(crate) fn upstreams(source: &GitSource) -> Result<Vec<Upstream>> {
     let wrong = |message: String| Error::config(&source.manifest, message);
     let repos = Manifest::load(&source.manifest).and_then(|manifest| manifest.repos())?;
     if repos.len() > MAX_ENTRIES {

@@ -60,6 +60,38 @@ fn snapshots_pin_commits_that_upstream_throws_away() {
     assert!(changes.contains(&old) && changes.contains(&new) && changes.contains("refs/heads/main"), "{changes}");
     git(&mirror, &["update-ref", "-d", &format!("refs/stacktira/snap/{first}/heads/main")]);
     assert!(site.run(&["verify"]).is(1).out.contains("refs/heads/main"));
+    site.run(&["verify", "--repair"]).is(0);
+    assert_eq!(git(&mirror, &["rev-parse", &format!("refs/stacktira/snap/{first}/heads/main")]), old);
+}
+
+#[test]
+fn a_damaged_repository_is_fetched_again_with_what_only_snapshots_have() {
+    let (site, old) = site();
+    let first = site.snapshot();
+    let new = push(&site, "rewritten");
+    site.snapshot();
+    let mirror = site.path("mirror/git").join(PATH);
+    git(&mirror, &["-c", "pack.writeBitmaps=false", "repack", "-a", "-d", "-q"]);
+    // The newest commit is damaged: loose and broken, it goes before the packs.
+    let (head, tail) = new.split_at(2);
+    std::fs::create_dir_all(mirror.join("objects").join(head)).expect("made");
+    std::fs::write(mirror.join("objects").join(head).join(tail), "broken").expect("writable");
+    let packs: Vec<_> = std::fs::read_dir(mirror.join("objects/pack")).expect("there").collect();
+    assert!(!packs.is_empty());
+    site.run(&["verify", "--repair"]).is(0);
+    site.run(&["verify"]).is(0);
+    assert_eq!(git(&mirror, &["rev-parse", &format!("refs/stacktira/snap/{first}/heads/main")]), old);
+    assert_eq!(git(&mirror, &["rev-parse", "refs/heads/main"]), new);
+    git(&mirror, &["fsck", "--full"]);
+
+    // Nothing of it is left, and upstream has thrown the old commit away: named, and what can be is there again.
+    std::fs::remove_dir_all(&mirror).expect("ours");
+    let bare = site.path("upstream/git.example_8443/team/mod.git");
+    git(&bare, &["tag", "-d", "v1"]);
+    git(&bare, &["gc", "--quiet", "--prune=now"]);
+    let refused = site.run(&["verify", "--repair"]).is(1);
+    assert!(refused.out.contains(&first), "{}", refused.out);
+    assert_eq!(git(&mirror, &["rev-parse", "refs/heads/main"]), new);
 }
 
 #[test]

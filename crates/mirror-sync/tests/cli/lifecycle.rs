@@ -184,6 +184,69 @@ fn damage_is_named() {
     let found = site.run(&["verify"]).is(1).out;
     assert!(found.contains("st-a_1.0_amd64.deb") && found.contains("InRelease"), "{found}");
     assert_eq!(found.lines().count(), 2);
+    assert_eq!(site.run(&["verify", "--repair"]).is(0).out, "");
+    site.run(&["verify"]).is(0);
+}
+
+/// Changes a byte of a file in place: all its hard links are damaged.
+fn damage(path: &std::path::Path) {
+    let mut content = std::fs::read(path).expect("there");
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("ours");
+    std::fs::write(path, content).expect("writable");
+}
+
+#[test]
+fn damage_is_repaired_or_refused_by_name() {
+    if !has("dpkg-deb") {
+        return;
+    }
+    let site = Site::new();
+    let kept = site.deb("st-a", "1.0", "");
+    let lost = site.deb("st-b", "1.0", "");
+    let id = site.snapshot();
+    let base = site.published(&id);
+    let before = tree(&base);
+    let pool = base.join("deb/debian/pool/main/s");
+    let dists = base.join("deb/debian/dists/bookworm");
+    let blobs = tree(&site.path("mirror/cas")).len();
+
+    // Content that the source still has, every form of an index but one, signatures, a file that is gone.
+    damage(&pool.join("st-a/st-a_1.0_amd64.deb"));
+    damage(&dists.join("main/binary-amd64/Packages"));
+    damage(&dists.join("main/binary-amd64/Packages.gz"));
+    damage(&dists.join("Release.gpg"));
+    std::fs::remove_file(dists.join("InRelease")).expect("ours");
+    std::fs::remove_file(base.join("manifest.json.sig")).expect("ours");
+    std::fs::remove_dir_all(pool.join("st-b")).expect("ours");
+    assert!(site.run(&["verify"]).is(1).out.lines().count() >= 7);
+    assert_eq!(site.run(&["verify", "--repair"]).is(0).out, "");
+    site.run(&["verify"]).is(0);
+    let unsigned = |files: &[(String, Vec<u8>)]| {
+        let content = |(name, _): &&(String, Vec<u8>)| {
+            !name.ends_with(".sig") && !name.ends_with(".gpg") && !name.ends_with("InRelease")
+        };
+        files.iter().filter(content).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(unsigned(&tree(&base)), unsigned(&before));
+    assert_eq!(tree(&site.path("mirror/cas")).len(), blobs);
+
+    // Content that nobody has any more is named, and never taken for sound again.
+    std::fs::remove_file(&lost).expect("there");
+    damage(&pool.join("st-b/st-b_1.0_amd64.deb"));
+    let refused = site.run(&["verify", "--repair"]).is(1);
+    assert!(refused.out.contains("st-b_1.0_amd64.deb") && refused.err.contains("st-b"), "{}", refused.out);
+    assert_eq!(tree(&site.path("mirror/cas")).len(), blobs - 1);
+    // It comes back as soon as the source has it.
+    site.deb("st-b", "1.0", "");
+    site.run(&["sync"]).is(0);
+    site.run(&["verify", "--repair"]).is(0);
+    assert!(kept.exists());
+    let held = toolkit::lock::FileLock::exclusive(&site.path("mirror/lock")).expect("free");
+    site.run(&["verify", "--repair"]).is(75);
+    site.run(&["verify"]).is(0);
+    drop(held);
 }
 
 #[test]
@@ -206,7 +269,6 @@ fn the_second_writer_is_told_at_once_and_readers_do_not_wait() {
 fn what_is_typed_or_configured_wrongly_is_told_by_its_code() {
     let site = Site::new();
     site.run(&["frobnicate"]).is(2);
-    site.run(&["verify", "--repair"]).is(2);
     site.run(&["serve"]).is(2);
     site.run(&["--version"]).is(0);
     assert!(site.run(&["--help"]).is(0).out.contains("Exit status:"));
