@@ -127,13 +127,14 @@ impl Repair<'_> {
         io: &mut Io,
     ) -> Result<bool> {
         let blob = self.store.blob(sha256);
-        if !self.good.get(sha256).is_some_and(|path| *path == blob) {
+        if self.good.get(sha256).is_none_or(|path| *path != blob) {
             // Whoever looks for it must not take the damaged one for it.
             files::remove(&blob)?;
             let nowhere = Vec::new();
             let known = places.get(sha256).unwrap_or(&nowhere);
-            let brought =
-                self.from_copy(sha256)? || self.from_sibling(sha256, known, manifests)? || self.from_source(sha256)?;
+            let brought = self.copied(sha256)?
+                || self.made_from_sibling(sha256, known, manifests)?
+                || self.sent_by_source(sha256)?;
             if !brought {
                 for (source, path, _) in known {
                     io.warn(format_args!("source {source}: nobody has {path} any more"));
@@ -163,7 +164,7 @@ impl Repair<'_> {
         staged.store_if(self.store, sha256)
     }
 
-    fn from_copy(&self, sha256: &Digest) -> Result<bool> {
+    fn copied(&self, sha256: &Digest) -> Result<bool> {
         match self.good.get(sha256) {
             Some(path) => self.take(sha256, path),
             None => Ok(false),
@@ -171,7 +172,12 @@ impl Repair<'_> {
     }
 
     /// An index is published in several forms, from each of which the others can be made.
-    fn from_sibling(&self, sha256: &Digest, known: &[(String, String, u64)], manifests: &[Manifest]) -> Result<bool> {
+    fn made_from_sibling(
+        &self,
+        sha256: &Digest,
+        known: &[(String, String, u64)],
+        manifests: &[Manifest],
+    ) -> Result<bool> {
         for (name, path, _) in known {
             let stem = path.strip_suffix(".gz").or_else(|| path.strip_suffix(".xz")).unwrap_or(path);
             for source in manifests.iter().flat_map(|manifest| &manifest.sources).filter(|part| part.name() == name) {
@@ -204,7 +210,7 @@ impl Repair<'_> {
     }
 
     /// The sources as they are configured now.
-    fn from_source(&self, sha256: &Digest) -> Result<bool> {
+    fn sent_by_source(&self, sha256: &Digest) -> Result<bool> {
         for source in &self.config.sources {
             if let config::Source::Deb(deb) = source
                 && let Some(State::Deb(state)) = State::load(self.store, source)?
