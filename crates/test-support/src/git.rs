@@ -174,6 +174,14 @@ pub enum Behaviour {
     Redirect(String),
     /// As it should, to requests with this user and password only.
     Login(String),
+    /// Not at all: the connection is reset.
+    Reset,
+    /// With half of what was announced, then the connection ends.
+    Cut,
+    /// With half of what was announced, then nothing more.
+    Freeze,
+    /// As it should, until objects are asked for; then so.
+    Late(Box<Behaviour>),
 }
 
 /// One request that the server took.
@@ -247,7 +255,8 @@ impl GitServer {
         Repo::create(&self.shared.root.join(name))
     }
 
-    /// Returns the directory of all repositories, which is also a mirror by path.
+    /// Returns the directory of all repositories, which is also a mirror by path. `refs.index` and `packs` in it are
+    /// handed out as plain files.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.shared.root
@@ -328,7 +337,7 @@ impl Shared {
             }
             let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
             let (mut length, mut authorization, mut chunked, mut gzip) = (0, None, false, false);
-            let mut protocol = String::new();
+            let (mut protocol, mut fresh) = (String::new(), String::new());
             loop {
                 let mut header = String::new();
                 reader.read_line(&mut header)?;
@@ -338,6 +347,7 @@ impl Shared {
                     "authorization" => authorization = Some(value.trim().to_owned()),
                     "transfer-encoding" => chunked = true,
                     "content-encoding" => gzip = value.trim() == "gzip",
+                    "if-none-match" => value.trim().clone_into(&mut fresh),
                     "git-protocol" => value.trim().clone_into(&mut protocol),
                     _ => {}
                 }
@@ -360,13 +370,21 @@ impl Shared {
             let reply = if chunked {
                 Ok(Reply::empty(501, ""))
             } else {
-                self.answer(stream, &line, authorization.as_deref(), &protocol, &body)
+                self.answer(stream, &line, authorization.as_deref(), &protocol, &fresh, &body)
             };
             // Before the reply is out, or the client's next request would be counted beside this one.
             self.active.fetch_sub(1, Ordering::SeqCst);
             let reply = reply?;
             self.bytes.fetch_add(reply.body.len(), Ordering::SeqCst);
             reply.send(stream)?;
+            if reply.sent == Sent::HalfAndWait {
+                while !self.stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+            if reply.sent != Sent::Whole {
+                return Ok(());
+            }
         }
     }
 
@@ -376,6 +394,7 @@ impl Shared {
         line: &str,
         login: Option<&str>,
         protocol: &str,
+        fresh: &str,
         body: &[u8],
     ) -> std::io::Result<Reply> {
         let behaviour = {
@@ -387,8 +406,21 @@ impl Shared {
             now
         };
         let target = line.split(' ').nth(1).unwrap_or_default();
+        let behaviour = match behaviour {
+            Behaviour::Late(late) if body.windows(13).any(|bytes| bytes == b"command=fetch") => *late,
+            Behaviour::Late(_) => Behaviour::Serve,
+            other => other,
+        };
+        let mut sent = Sent::Whole;
         match behaviour {
-            Behaviour::Serve => {}
+            Behaviour::Serve | Behaviour::Late(_) => {}
+            Behaviour::Cut => sent = Sent::Half,
+            Behaviour::Freeze => sent = Sent::HalfAndWait,
+            Behaviour::Reset => {
+                let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+                nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?;
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
             Behaviour::Status(status, header) => return Ok(Reply::empty(status, &header)),
             Behaviour::StatusTimes(status, _) => return Ok(Reply::empty(status, "")),
             Behaviour::Redirect(to) => {
@@ -418,7 +450,7 @@ impl Shared {
             Some(path) => (path, true),
             None => match target.strip_suffix("/git-upload-pack") {
                 Some(path) => (path, false),
-                None => return Ok(Reply::empty(404, "")),
+                None => return Ok(self.published(target, fresh)),
             },
         };
         let repository = self.root.join(path.trim_start_matches('/'));
@@ -433,14 +465,34 @@ impl Shared {
                 status: 200,
                 header: "Content-Type: application/x-git-upload-pack-advertisement".to_owned(),
                 body: bytes,
+                sent,
             })
         } else {
             Ok(Reply {
                 status: 200,
                 header: "Content-Type: application/x-git-upload-pack-result".to_owned(),
                 body: out,
+                sent,
             })
         }
+    }
+
+    /// A plain file of the root: what a mirror publishes beside its repositories.
+    fn published(&self, target: &str, fresh: &str) -> Reply {
+        let known = target == "/refs.index" || target.starts_with("/packs/");
+        if !known || target.contains("..") {
+            return Reply::empty(404, "");
+        }
+        let Ok(body) = std::fs::read(self.root.join(target.trim_start_matches('/'))) else {
+            return Reply::empty(404, "");
+        };
+        let mut hasher = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&body, &mut hasher);
+        let etag = format!("\"{:x}\"", std::hash::Hasher::finish(&hasher));
+        if fresh == etag {
+            return Reply::empty(304, &format!("ETag: {etag}"));
+        }
+        Reply { status: 200, header: format!("ETag: {etag}"), body, sent: Sent::Whole }
     }
 
     fn upload_pack(&self, repository: &Path, advertise: bool, protocol: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -475,11 +527,20 @@ struct Reply {
     status: u16,
     header: String,
     body: Vec<u8>,
+    sent: Sent,
+}
+
+/// How much of a reply's body is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    Half,
+    HalfAndWait,
 }
 
 impl Reply {
     fn empty(status: u16, header: &str) -> Reply {
-        Reply { status, header: header.to_owned(), body: Vec::new() }
+        Reply { status, header: header.to_owned(), body: Vec::new(), sent: Sent::Whole }
     }
 
     fn send(&self, mut stream: &TcpStream) -> std::io::Result<()> {
@@ -490,7 +551,8 @@ impl Reply {
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
-        stream.write_all(&self.body)
+        let count = if self.sent == Sent::Whole { self.body.len() } else { self.body.len() / 2 };
+        stream.write_all(&self.body[..count])
     }
 }
 

@@ -28,6 +28,60 @@ fn a_silent_and_a_dripping_server_end_with_the_time_limit() {
 }
 
 #[test]
+fn every_fault_ends_in_time_and_the_others_are_placed() {
+    let late = |behaviour: Behaviour| Behaviour::Late(Box::new(behaviour));
+    let faults = [
+        ("hang", Behaviour::Hang, "network"),
+        ("drip", Behaviour::Drip, "network"),
+        ("reset", Behaviour::Reset, "network"),
+        ("cut", Behaviour::Cut, "network"),
+        ("freeze", Behaviour::Freeze, "network"),
+        ("busy", Behaviour::Status(503, "Retry-After: 1".to_owned()), "network"),
+        ("auth", Behaviour::Login("Basic x".to_owned()), "auth"),
+        ("away", Behaviour::Redirect("http://127.0.0.1:1".to_owned()), "network"),
+        ("late-hang", late(Behaviour::Hang), "network"),
+        ("late-drip", late(Behaviour::Drip), "network"),
+        ("late-reset", late(Behaviour::Reset), "network"),
+        ("late-cut", late(Behaviour::Cut), "network"),
+        ("late-freeze", late(Behaviour::Freeze), "network"),
+        ("late-busy", late(Behaviour::Status(503, String::new())), "network"),
+        ("late-auth", late(Behaviour::Status(401, String::new())), "auth"),
+    ];
+    let mut manifest = String::from("dest: '%{name}'\n");
+    let mut servers = Vec::new();
+    for (name, behaviour, _) in &faults {
+        let server = GitServer::start();
+        one_file(&server, name);
+        server.behave(behaviour.clone());
+        manifest.push_str(&format!("{name}: {{source: '{}'}}\n", server.url("m.git")));
+        servers.push(server);
+    }
+    let healthy = GitServer::start();
+    for number in 0..8 {
+        let name = format!("ok{number}");
+        healthy.repo(&format!("{name}.git")).commit("main", &[("file", Content::File(&name))]);
+        manifest.push_str(&format!("{name}: {{source: '{}'}}\n", healthy.url(&format!("{name}.git"))));
+    }
+    for mode in ["export", "clone"] {
+        let scratch = Scratch::new();
+        scratch.manifest(&manifest);
+        let start = Instant::now();
+        let ran = scratch.run(&["--json", "--timeout", "3s", "--retries", "2", "--jobs", "32", "--mode", mode]).code(1);
+        let took = start.elapsed();
+        for number in 0..8 {
+            assert_eq!(scratch.read(&format!("ok{number}/file")), format!("ok{number}"));
+        }
+        for (name, _, cause) in &faults {
+            assert_eq!(ran.cause(name), *cause, "{name}");
+            assert!(!scratch.root().join(name).exists(), "{name}");
+        }
+        // A second more than the limit on a machine that has time; what must never be is a wait without end.
+        eprintln!("mode {mode}: {took:?} with a limit of 3 s");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+    }
+}
+
+#[test]
 fn passing_failures_are_tried_again_and_lasting_ones_are_not() {
     let server = GitServer::start();
     one_file(&server, "1");
@@ -92,6 +146,42 @@ fn credentials_come_from_netrc_too() {
 }
 
 #[test]
+fn credentials_come_from_gits_helpers_when_they_are_wanted() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (server, other) = (GitServer::start(), GitServer::start());
+    one_file(&server, "1");
+    one_file(&other, "1");
+    let scratch = scratch_for(&server);
+    let helper = scratch.path("helper");
+    let log = scratch.path("asked");
+    std::fs::write(&helper, format!("#!/bin/sh\ncat >> {}\necho username=me\necho password=pw\n", log.display()))
+        .expect("written");
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("set");
+    std::fs::write(scratch.path(".gitconfig"), format!("[credential]\n\thelper = {}\n", helper.display()))
+        .expect("written");
+    let run = || {
+        let mut command = scratch.command(&["--json"]);
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("repos.yaml");
+        crate::support::Ran::from(command.output().expect("it runs"))
+    };
+    run().code(0);
+    assert!(!log.exists(), "a server that wants none gets none");
+    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
+    drop(std::fs::remove_dir_all(scratch.root()));
+    run().code(0);
+    let asked = std::fs::read_to_string(&log).expect("the helper was asked");
+    assert_eq!(asked.matches("protocol=http\n").count(), 1, "once for a server: {asked}");
+    // Nobody is asked about a server that the manifest does not name.
+    other.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
+    server.behave(Behaviour::Redirect(format!("http://{}", other.authority())));
+    drop(std::fs::remove_dir_all(scratch.root()));
+    std::fs::remove_file(&log).expect("removed");
+    assert_eq!(run().code(1).cause("m"), "auth");
+    assert!(!log.exists());
+    assert!(other.requests().iter().all(|request| request.authorization.is_none()));
+}
+
+#[test]
 fn hostile_redirects_are_refused() {
     let server = GitServer::start();
     one_file(&server, "1");
@@ -136,6 +226,122 @@ fn few_requests_are_made_and_none_for_a_pin_in_place() {
         let seen = [requests(&[]), requests(&[]), requests(&["--m::ref=main"]), requests(&["--m::ref=main"])];
         assert_eq!(seen, expected, "old: {old}");
         assert_eq!(scratch.read("m/file"), "2");
+    }
+}
+
+/// Publishes the refs index and the packs of `repos` below the server's mirror path `mirror`.
+fn publish(server: &GitServer, places: &[(&str, &test_support::git::Repo)]) {
+    use cloner::refsindex::{Pack, Refs, write};
+    use sha2::{Digest as _, Sha256};
+    std::fs::create_dir_all(server.root().join("packs")).expect("made");
+    let mut all = Vec::new();
+    for (place, repo) in places {
+        let repository = git2::Repository::open(repo.path()).expect("there");
+        let mut refs = Refs { head: Some("refs/heads/main".to_owned()), ..Refs::default() };
+        for reference in repository.references().expect("listed").flatten() {
+            let id = reference.target().expect("direct");
+            refs.refs.insert(reference.name().expect("text").to_owned(), (id.to_string(), None));
+            let mut builder = repository.packbuilder().expect("a builder");
+            builder.insert_object(id, None).expect("added");
+            builder.insert_tree(repository.find_commit(id).expect("a commit").tree_id()).expect("added");
+            let mut pack = git2::Buf::new();
+            builder.write_buf(&mut pack).expect("packed");
+            let digest: String = Sha256::digest(&pack[..]).iter().map(|byte| format!("{byte:02x}")).collect();
+            std::fs::write(server.root().join(format!("packs/{digest}.pack")), &pack[..]).expect("written");
+            refs.packs.insert(id.to_string(), Pack { digest, bytes: pack.len() as u64 });
+        }
+        all.push(((*place).to_owned(), refs));
+    }
+    let text = write(all.iter().map(|(place, refs)| (place.as_str(), refs))).expect("valid");
+    std::fs::write(server.root().join(cloner::refsindex::FILE), text).expect("written");
+}
+
+#[test]
+fn a_mirrors_index_decides_for_all_with_one_request() {
+    let server = GitServer::start();
+    let repos = ["a", "b", "c"].map(|name| {
+        let repo = server.repo(&format!("h/{name}.git"));
+        repo.commit("main", &[("file", Content::File(name)), ("d/run", Content::Script("#!/bin/sh\n"))]);
+        repo
+    });
+    let places: Vec<(String, &test_support::git::Repo)> =
+        ["a", "b", "c"].iter().zip(&repos).map(|(name, repo)| (format!("h/{name}.git"), repo)).collect();
+    let places: Vec<(&str, &test_support::git::Repo)> =
+        places.iter().map(|(name, repo)| (name.as_str(), *repo)).collect();
+    publish(&server, &places);
+    let scratch = Scratch::new();
+    scratch.manifest("source: 'https://h/%{name}'\ndest: '%{name}'\na: {ref: main}\nb: {}\nc: {submodules: true}\n");
+    let mirror = format!("http://{}", server.authority());
+    let run = || {
+        drop(server.requests());
+        let ran = scratch.run(&["--mode", "export", "--json", "--mirror", &mirror]).code(0);
+        let posts = server.requests().iter().map(|request| request.line.clone()).collect::<Vec<_>>();
+        (ran, posts)
+    };
+    let (_, lines) = run();
+    assert_eq!(lines.iter().filter(|line| line.starts_with("GET /packs/")).count(), 3, "{lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(scratch.read("b/file"), "b");
+    let (_, lines) = run();
+    assert_eq!(lines, ["GET /refs.index"], "one request for all");
+    // Something new, published: the index and one pack. Not published: the server itself is asked.
+    repos[0].commit("main", &[("file", Content::File("2"))]);
+    publish(&server, &places);
+    let (_, lines) = run();
+    assert_eq!((lines.len(), scratch.read("a/file").as_str()), (2, "2"), "{lines:?}");
+    let third = repos[1].commit("side", &[("file", Content::File("3"))]);
+    scratch.manifest("source: 'https://h/%{name}'\ndest: '%{name}'\na: {ref: main}\nb: {ref: side}\nc: {}\n");
+    let (ran, lines) = run();
+    assert_eq!(ran.line("b")["new"], third, "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("POST")));
+    // A pack that is damaged, or gone, is no reason to fail, and neither is a damaged index.
+    for damage in ["damaged", ""] {
+        for entry in std::fs::read_dir(server.root().join("packs")).expect("there").flatten() {
+            if damage.is_empty() {
+                std::fs::remove_file(entry.path()).expect("removed");
+            } else {
+                std::fs::write(entry.path(), damage).expect("written");
+            }
+        }
+        drop(std::fs::remove_dir_all(scratch.root()));
+        run();
+        assert_eq!(scratch.read("c/file"), "c");
+    }
+    std::fs::write(server.root().join(cloner::refsindex::FILE), "<html>").expect("written");
+    run();
+}
+
+#[test]
+fn a_crowded_server_is_asked_more_gently() {
+    let server = GitServer::start();
+    let mut manifest = String::from("dest: 'm/%{name}'\n");
+    for number in 0..6 {
+        let file = format!("r{number}.git");
+        server.repo(&file).commit("main", &[("file", Content::File(&file))]);
+        manifest.push_str(&format!("r{number}: {{source: '{}'}}\n", server.url(&file)));
+    }
+    server.behave(Behaviour::StatusTimes(429, 5));
+    let scratch = Scratch::new();
+    scratch.manifest(&manifest);
+    scratch.run(&["--mode", "export", "--retries", "5"]).code(0);
+}
+
+#[test]
+fn certificates_are_read_from_the_named_file() {
+    let server = GitServer::start();
+    one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    std::fs::write(scratch.path("empty.pem"), "").expect("written");
+    let run = |name: &str, file: &str| {
+        let mut command = scratch.command(&["--json"]);
+        command.env(name, scratch.path(file)).arg("repos.yaml");
+        crate::support::Ran::from(command.output().expect("it runs"))
+    };
+    for name in ["SSL_CERT_FILE", "GIT_SSL_CAINFO"] {
+        for file in ["empty.pem", "missing.pem"] {
+            let ran = run(name, file).code(2);
+            assert!(ran.err.contains(name) && ran.err.contains(file), "{}", ran.err);
+        }
     }
 }
 
