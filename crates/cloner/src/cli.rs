@@ -48,7 +48,9 @@ Exit status:
 /// full commit id; HEAD if not set) and `dest` (below the root). `submodules: false` leaves a
 /// repository's submodules out; without it one that has some is refused. %{var} is replaced by the value
 /// of a scalar, %{name} by the repository's own key. `extends: FILE` at the top lays the manifest on
-/// another one. A text that nothing uses is warned about.
+/// another one. A text that nothing uses is warned about. `signed: tag` or `signed: commit` places only
+/// what a key in the file `signers` has signed (lines of ssh's allowed signers, OpenPGP blocks, or both;
+/// the path is relative to the manifest).
 ///
 /// What follows MANIFEST overrides its values: --KEY VALUE, --KEY=VALUE, --GROUP::REPO::KEY VALUE.
 ///

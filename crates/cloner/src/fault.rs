@@ -21,6 +21,8 @@ pub(crate) enum Cause {
     LocalChanges,
     /// The disk refused.
     Disk,
+    /// It is not signed as the manifest wants.
+    Signature,
     /// The lock file does not have it, or has something else.
     Lock,
 }

@@ -118,6 +118,8 @@ fn unlisted(record: &Record) -> Repo {
         reference: record.reference.clone(),
         dest: record.dest.display().to_string(),
         submodules: true,
+        signed: None,
+        signers: None,
         at: String::new(),
     }
 }

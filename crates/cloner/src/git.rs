@@ -43,8 +43,18 @@ pub(crate) struct Target {
     pub(crate) oid: Oid,
     /// The ref that leads to it; none if only the id is known.
     pub(crate) refname: Option<String>,
+    /// The tag object that led to it, if it is wanted too.
+    pub(crate) tag: Option<Oid>,
     /// The branch to stand on in a clone.
     pub(crate) branch: Option<String>,
+}
+
+impl Target {
+    /// Whether `repository` has all that was asked for.
+    pub(crate) fn is_in(&self, repository: &Repository) -> bool {
+        let has = |oid| repository.find_object(oid, None).is_ok();
+        has(self.oid) && self.tag.is_none_or(has)
+    }
 }
 
 impl Want {
@@ -83,6 +93,7 @@ impl Want {
         let target = |head: &Head| Target {
             oid: peeled(head),
             refname: Some(head.name.clone()),
+            tag: None,
             branch: head.name.strip_prefix("refs/heads/").map(str::to_owned),
         };
         match self {
@@ -96,7 +107,7 @@ impl Want {
             Self::Commit(oid) => {
                 let tip = heads.iter().find(|head| head.oid == *oid && head.name.starts_with("refs/"));
                 let refname = tip.map(|head| head.name.strip_suffix("^{}").unwrap_or(&head.name).to_owned());
-                Ok(Target { oid: *oid, refname, branch: None })
+                Ok(Target { oid: *oid, refname, tag: None, branch: None })
             }
             Self::Name(name) if name.starts_with("refs/") => {
                 by_name(name).map(target).ok_or_else(|| missing(name, heads))
@@ -236,7 +247,7 @@ pub(crate) fn fetch_commits(
     targets: &[Target],
     disk: &dyn Fn() -> Result<Repository, Fault>,
 ) -> Result<Repository, Fault> {
-    let wants: Vec<Oid> = unique(targets.iter().map(|target| target.oid));
+    let wants: Vec<Oid> = unique(targets.iter().flat_map(|target| [Some(target.oid), target.tag]).flatten());
     let question = v2::fetch(&Ask { wants: &wants, haves: &[], shallow: true });
     match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, disk))) {
         Ok(Some(received)) => return received,

@@ -15,9 +15,10 @@ use crate::fleet::{self, Fleet, Known};
 use crate::git::{self, Head, Remote, Target, Want};
 use crate::http::{Client, Session};
 use crate::lockfile::Lock;
-use crate::manifest::Repo;
+use crate::manifest::{Repo, Signed};
 use crate::place::{self, Site, Staged, tree_in};
 use crate::record::{GitDir, Occupied, Record};
+use crate::signature::{self, Policy};
 use crate::slots::{Slot, Slots};
 use crate::source::{HttpUrl, Mirror, Source};
 use crate::tree::{self, Depth};
@@ -31,6 +32,7 @@ pub(crate) struct Setup<'a> {
     /// How many are unpacked and written at the same time.
     pub(crate) hands: &'a Slots,
     pub(crate) fleet: Option<&'a Fleet>,
+    pub(crate) signers: &'a signature::Files,
     pub(crate) mode: Mode,
     pub(crate) timeout: Duration,
     pub(crate) retries: u16,
@@ -70,6 +72,10 @@ struct Job<'a> {
     /// Where it is taken from.
     via: Source,
     want: Want,
+    /// What must be signed, by whom.
+    policy: Option<Policy>,
+    /// The tag to be signed, where `want` does not name it.
+    signed_tag: Option<Want>,
     /// The tree that the lock file promises.
     locked_tree: Option<String>,
     staging: PathBuf,
@@ -215,6 +221,7 @@ impl Try<'_> {
         let one = |job: &Job<'_>| {
             let mut target = job.want.find(&heads)?;
             target.oid = git::commit(&source, target.oid)?.id();
+            target.tag = job.tag(&heads, &target);
             if let Some(attempt) = job.decide(self.setup, &target) {
                 return Ok(attempt);
             }
@@ -236,15 +243,22 @@ impl Try<'_> {
     ) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
         let session = self.setup.client.session(url, self.deadline);
         let wants: Vec<&Want> = jobs.iter().map(|job| &job.want).collect();
+        // A commit that the lock file fixes says nothing of the tag that must be signed.
+        let tags: Vec<&Want> = jobs.iter().filter_map(|job| job.signed_tag.as_ref()).collect();
+        let asked: Vec<&Want> = wants.iter().chain(&tags).copied().collect();
         let listed;
         let heads = match self.known {
-            Some(known) if wants.iter().all(|want| want.find(&known.heads).is_ok()) => &known.heads,
+            Some(known) if asked.iter().all(|want| want.find(&known.heads).is_ok()) => &known.heads,
             _ => {
-                listed = git::list(&session, &wants, self.setup.mode == Mode::Clone)?;
+                listed = git::list(&session, &asked, self.setup.mode == Mode::Clone)?;
                 &listed
             }
         };
-        let targets: Vec<Result<Target, Fault>> = wants.iter().map(|want| want.find(heads)).collect();
+        let find = |job: &Job<'_>| {
+            let target = job.want.find(heads)?;
+            Ok(Target { tag: job.tag(heads, &target), ..target })
+        };
+        let targets: Vec<Result<Target, Fault>> = jobs.iter().map(find).collect();
         let decided = |job: &Job<'_>, target: &Result<Target, Fault>| match target {
             Err(fault) => Some(Err(fault.clone())),
             Ok(target) => job.decide(self.setup, target).map(Ok),
@@ -299,7 +313,7 @@ impl Try<'_> {
         let mut stores: Vec<Repository> = Vec::new();
         let mut rest = Vec::new();
         for target in targets {
-            if stores.iter().any(|store| store.find_object(target.oid, None).is_ok()) {
+            if stores.iter().any(|store| target.is_in(store)) {
                 continue;
             }
             let pack = self.known.and_then(|known| known.pack(target.oid));
@@ -310,7 +324,7 @@ impl Try<'_> {
                 _ => Ok(None),
             };
             match got {
-                Ok(Some(store)) if store.find_object(target.oid, None).is_ok() => stores.push(store),
+                Ok(Some(store)) if target.is_in(&store) => stores.push(store),
                 // A mirror that has cleaned up, or a damaged pack: the server itself still has it.
                 Ok(_) | Err(_) => rest.push(target.clone()),
             }
@@ -342,6 +356,8 @@ impl<'a> Job<'a> {
                 .hint("use an https source, or pass --mirror"));
         }
         let mut want = Want::parse(repo.reference.as_deref())?;
+        let named = want.clone();
+        let policy = setup.signers.policy(repo, base)?;
         let mut locked_tree = None;
         if let Some(lock) = setup.lock.filter(|_| setup.locked || !setup.update.is_empty())
             && !setup.update.contains(&repo.name)
@@ -356,7 +372,10 @@ impl<'a> Job<'a> {
             }
         }
         let staging = setup.site.stage().join(number.to_string());
-        Ok(Self { number, repo, dest, source, via, want, locked_tree, staging, old: None, clean: None })
+        let about_tag = policy.as_ref().is_some_and(|policy| policy.signed == Signed::Tag);
+        let signed_tag = Some(named).filter(|named| about_tag && *named != want);
+        let (old, clean) = (None, None);
+        Ok(Self { number, repo, dest, source, via, want, policy, signed_tag, locked_tree, staging, old, clean })
     }
 
     /// Looks at the place; a pin that is in place is done.
@@ -375,7 +394,8 @@ impl<'a> Job<'a> {
             Occupied::No => {}
             Occupied::Clean(record) => {
                 self.old = Some(record.sha.clone());
-                let fits = record.mode == setup.mode && record.source == self.origin();
+                let signed = self.policy.as_ref().is_none_or(|policy| policy.fits(record.checked.as_deref()));
+                let fits = record.mode == setup.mode && record.source == self.origin() && signed;
                 self.clean = Some(record).filter(|_| fits);
             }
             Occupied::Changed(record, _) if setup.force => self.old = Some(record.sha),
@@ -394,6 +414,17 @@ impl<'a> Job<'a> {
     /// Returns where it belongs, without credentials; what records and clones say.
     fn origin(&self) -> String {
         self.source.to_string()
+    }
+
+    /// Names the tag object that must be signed.
+    fn tag(&self, heads: &[Head], target: &Target) -> Option<git2::Oid> {
+        self.policy.as_ref().and_then(|policy| policy.tag(self.repo.reference.as_deref(), heads, target))
+    }
+
+    /// Checks the signature that the manifest wants, if any.
+    fn check_signed(&self, repository: &Repository, target: &Target) -> Result<Option<String>, Fault> {
+        let reference = self.repo.reference.as_deref();
+        self.policy.as_ref().map(|policy| policy.check(repository, reference, target)).transpose()
     }
 
     /// Returns where objects are kept that are too many for memory.
@@ -451,7 +482,7 @@ impl<'a> Job<'a> {
 
     /// Exports `target` from whichever of `stores` has it.
     fn export_from(&self, setup: &Setup<'_>, stores: &[Repository], target: &Target) -> Result<Attempt, Fault> {
-        let has = |store: &&Repository| store.find_object(target.oid, None).is_ok();
+        let has = |store: &&Repository| target.is_in(store);
         let store = stores.iter().find(has).or(stores.first()).expect("there is one for each target");
         let target = Target { oid: git::commit(store, target.oid)?.id(), ..target.clone() };
         self.export(setup, store, &target)
@@ -460,9 +491,10 @@ impl<'a> Job<'a> {
     fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
         let tree = tree_of(source, target)?;
         self.check_locked(&tree.id().to_string())?;
+        let checked = self.check_signed(source, target)?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
         let entries = tree::write(source, &tree, self.repo.submodules, &tree_in(&self.staging))?;
-        Ok(self.staged(setup, target, &tree, None, entries))
+        Ok(self.staged(setup, target, &tree, checked, None, entries))
     }
 
     /// Makes a clone; objects that are in the work tree `like`, or in the one at the place, are not fetched again.
@@ -509,6 +541,7 @@ impl<'a> Job<'a> {
         let target = Target { oid: commit.id(), ..target.clone() };
         let tree = tree_of(&clone, &target)?;
         self.check_locked(&tree.id().to_string())?;
+        let checked = self.check_signed(&clone, &target)?;
         tree::check(&clone, &tree, self.repo.submodules)?;
         match &target.branch {
             Some(branch) => {
@@ -524,7 +557,7 @@ impl<'a> Job<'a> {
         clone.checkout_tree(commit.as_object(), Some(CheckoutBuilder::new().force())).map_err(fail)?;
         let git = GitDir::read(&path).map_err(|why| Fault::new(Cause::Disk, why))?;
         let entries = tree::scan(&path)?;
-        Ok(self.staged(setup, &target, &tree, Some(git), entries))
+        Ok(self.staged(setup, &target, &tree, checked, Some(git), entries))
     }
 
     fn staged(
@@ -532,6 +565,7 @@ impl<'a> Job<'a> {
         setup: &Setup<'_>,
         target: &Target,
         tree: &git2::Tree<'_>,
+        checked: Option<String>,
         git: Option<GitDir>,
         entries: Vec<tree::Entry>,
     ) -> Attempt {
@@ -545,6 +579,7 @@ impl<'a> Job<'a> {
             tree: tree.id().to_string(),
             mode: setup.mode,
             manifest: setup.manifest.to_owned(),
+            checked,
             git,
             entries,
         };

@@ -40,6 +40,8 @@ mod progress;
 mod record;
 pub mod refsindex;
 mod report;
+mod signature;
+mod signers;
 mod slots;
 pub mod source;
 mod status;
@@ -165,7 +167,9 @@ fn bring(
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let hands = slots::Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
     let fleet = mirror.map(|mirror| fleet::Fleet::new(mirror.clone(), &site.state, !cli.plan));
+    let signers = signature::Files::default();
     let setup = Setup {
+        signers: &signers,
         site,
         client: &client,
         slots: &slots,

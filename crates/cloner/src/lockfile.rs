@@ -123,6 +123,8 @@ mod tests {
             reference: Some(reference.to_owned()),
             dest: name.to_owned(),
             submodules: true,
+            signed: None,
+            signers: None,
             at: String::new(),
         }
     }

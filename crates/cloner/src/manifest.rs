@@ -4,7 +4,8 @@
 //! nearest definition wins. A mapping without sub-mappings for which `source` is set, by itself or
 //! by inheritance, is a repository; one with sub-mappings is a group. `%{var}` stands for the
 //! variable's value as the repository sees it, `%{name}` for the repository's own key; expansion
-//! goes on until no token is left. `submodules: false` places a tree without its submodules.
+//! goes on until no token is left. `submodules: false` places a tree without its submodules;
+//! `signed: tag` or `signed: commit` wants a signature by one of the keys in the file `signers`.
 //!
 //! `extends: FILE` at the top (or a list of files) lays the manifest on others: its texts replace
 //! theirs of the same path and its new entries are added. Paths are relative to the file that
@@ -37,7 +38,7 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 /// Longest value that expansion may produce.
 const MAX_VALUE: usize = 4096;
 /// The keys that have a meaning of their own in a repository.
-const KNOWN: [&str; 4] = ["source", "ref", "dest", "submodules"];
+const KNOWN: [&str; 6] = ["source", "ref", "dest", "submodules", "signed", "signers"];
 
 /// A parsed manifest, before expansion.
 #[derive(Debug, Clone)]
@@ -61,8 +62,32 @@ pub struct Repo {
     /// Whether a tree with submodules is refused (they cannot be placed yet) rather than placed
     /// with an empty directory for each.
     pub submodules: bool,
+    /// What must be signed, if anything.
+    pub signed: Option<Signed>,
+    /// The file with the keys of those who may sign.
+    pub signers: Option<String>,
     /// Position of the repository in the manifest, `file:line:column`.
     pub at: String,
+}
+
+/// What a signature is wanted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    /// The tag that `ref` names.
+    Tag,
+    /// The commit.
+    Commit,
+}
+
+impl Signed {
+    /// The word of the manifest.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Commit => "commit",
+        }
+    }
 }
 
 /// Why a manifest cannot be used.
@@ -111,8 +136,8 @@ impl Manifest {
 
     /// Applies `GROUP::REPO::KEY=VALUE`; `given` is the path as typed, for messages.
     ///
-    /// The path must exist: a value of its own, one that is inherited there, or one of `source`,
-    /// `ref`, `dest` and `submodules`.
+    /// The path must exist: a value of its own, one that is inherited there, or one that has a meaning
+    /// in every repository, such as `ref`.
     pub fn set(&mut self, given: &str, path: &str, value: &str) -> Result<(), ManifestError> {
         let fail =
             |message: String, hint: Option<String>| ManifestError::Override { given: given.to_owned(), message, hint };
@@ -233,7 +258,24 @@ impl Manifest {
                 return Err(expander.at("submodules").unwrap_or(&group.at).error(message, None));
             }
         };
+        let signed = match expander.value("signed")?.as_deref() {
+            None | Some("false") => None,
+            Some("tag") => Some(Signed::Tag),
+            Some("commit") => Some(Signed::Commit),
+            Some(other) => {
+                let message = format!("signed of '{}' is '{other}', not tag, commit or false", path.join("::"));
+                return Err(expander.at("signed").unwrap_or(&group.at).error(message, None));
+            }
+        };
+        let signers = expander.value("signers")?;
+        if signed.is_some() && signers.is_none() {
+            let message = format!("'{}' has signed but no signers", path.join("::"));
+            let hint = "set signers to a file of ssh allowed signers or OpenPGP keys, here or once above";
+            return Err(expander.at("signed").unwrap_or(&group.at).error(message, Some(hint.to_owned())));
+        }
         Ok(Repo {
+            signed,
+            signers,
             submodules,
             name: name.to_owned(),
             path: path.join("::"),

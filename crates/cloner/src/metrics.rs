@@ -73,6 +73,8 @@ mod tests {
             reference: None,
             dest: format!("m/{name}"),
             submodules: true,
+            signed: None,
+            signers: None,
             at: String::new(),
         };
         let lines = [

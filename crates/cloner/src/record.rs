@@ -36,6 +36,9 @@ pub(crate) struct Record {
     pub(crate) mode: Mode,
     /// The manifest that asked for it.
     pub(crate) manifest: PathBuf,
+    /// What was signed and by which key, if the manifest wanted a signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checked: Option<String>,
     /// In a clone: what `.git` looked like.
     pub(crate) git: Option<GitDir>,
     pub(crate) entries: Vec<Entry>,
@@ -190,7 +193,10 @@ impl Records {
             Err(err) => return Err(err),
             Ok(mut entries) => {
                 if entries.next().is_none() {
-                    return Ok(Occupied::No);
+                    // A commit may have an empty tree; else an empty directory is as good as none.
+                    let record =
+                        self.read(dest, "json")?.filter(|record| record.entries.is_empty() && record.git.is_none());
+                    return Ok(record.map_or(Occupied::No, |record| Occupied::Clean(Box::new(record))));
                 }
             }
         }

@@ -5,6 +5,7 @@ mod hostile;
 mod network;
 mod people;
 mod places;
+mod signatures;
 mod support;
 mod sweep;
 mod tables;
