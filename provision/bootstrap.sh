@@ -1,208 +1,194 @@
 #!/bin/sh
-# Makes a node of a fresh machine: metadata, role, package source, tools, facts, Consul, provisioner.
-# Safe to run again: what is done is found done. A step that fails names itself and leaves the node as it was.
+# Makes a node of a fresh machine. Safe to run again: what is done is found done, and what was asked for the last
+# time is asked for again. A step that fails names itself and leaves the node as it was.
 set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+[ -z "${STACKTIRA_PROVISION:-}" ] || here=$STACKTIRA_PROVISION
 script=bootstrap
 # shellcheck source=lib.sh
 . "$here/lib.sh"
+# shellcheck source=lib/metadata.sh
+. "$here/lib/metadata.sh"
+# shellcheck source=lib/proxy.sh
+. "$here/lib/proxy.sh"
+# shellcheck source=lib/sources.sh
+. "$here/lib/sources.sh"
+# shellcheck source=lib/node.sh
+. "$here/lib/node.sh"
 
 usage() {
-    cat <<'EOF'
-Usage: bootstrap.sh [--role ROLE] [--provisioner NAME] [--help]
+    cat <<'END'
+Usage: bootstrap.sh [OPTION...]
 
   --role ROLE          what this node is; else the metadata's `role`, else the letters of the host's name
   --provisioner NAME   script of provision/ that takes over at the end; else the metadata's, else puppet.
                        A script with the role's name (build.sh) goes before it.
+  --mirror URL         where packages and git come from; else the metadata's `mirror_address`
+  --proxy URL          way out for package managers, git and services; else the metadata's `proxy`
+  --no-proxy LIST      what is reached without it, besides this cluster; else the metadata's `no_proxy`
+  --relock             look at the addresses again, which were locked at the first boot
+  --dry-run            say what would be done, and change nothing
+  --print              print this script with all that it sources, as one file; that runs alone too
+  --help               this
+
+Options are kept in /etc/stacktira/bootstrap.conf for the next time; an empty value takes one away.
+
+Steps: detect, metadata, role, proxy, mirror (on the role build), sources, tools, facts, hosts, consul, provisioner.
+Each says one line here, and all that its commands say goes to /var/log/stacktira/bootstrap.log.
 
 Environment:
   STACKTIRA_ROOT           prefix of every path that is read or written
-  STACKTIRA_WAIT           seconds to wait for the mirror (default: 300)
+  STACKTIRA_PROVISION      directory of the scripts, for one that was printed (default: its own)
   STACKTIRA_METADATA_URL   the metadata document (default: the OpenStack metadata service)
+  STACKTIRA_METADATA_WAIT  seconds to wait for it where nothing else can answer (default: 30)
+  STACKTIRA_WAIT           seconds to wait for the mirror (default: 300)
 
-Exit status: 0 the node is bootstrapped   1 a step failed   2 usage   69 no metadata, mirror or address
-EOF
+Exit status: 0 the node is bootstrapped   1 a step failed   2 usage   65 metadata that cannot be used
+             69 no metadata, mirror or address   75 another bootstrap is running   77 this system cannot be a node
+
+Examples:
+  bootstrap.sh --dry-run
+  bootstrap.sh --role hyper --mirror http://192.168.242.5:8080
+  bootstrap.sh --print | ssh root@node sh -s -- --role infra
+END
 }
 
-role=
-provisioner=
+print_whole() {
+    awk -v here="$here" '
+        function show(file,   line, word) {
+            while ((getline line < file) > 0) {
+                if (line ~ /^# shellcheck (source=lib|shell)/) continue
+                if (line ~ /^\. "\$here\/lib/) { split(line, word, "\""); sub(/^\$here/, here, word[2]); show(word[2]) }
+                else if (line ~ /^here=\$\(/) print "here=/opt/stacktira/provision"
+                else print line
+            }
+        }
+        BEGIN { show(here "/bootstrap.sh") }'
+}
+
+options=
+relock=no
+# option KEY FLAG [VALUE...]
+option() {
+    [ $# -ge 3 ] || die 2 "$2 needs a value"
+    case $3 in *"$newline"*) die 2 "$2 has more than one line" ;; esac
+    options="$options$1=$3$newline"
+}
+newline='
+'
 while [ $# -gt 0 ]; do
     case $1 in
-        --role) [ $# -ge 2 ] || die 2 "--role needs a value"; role=$2; shift 2 ;;
-        --provisioner) [ $# -ge 2 ] || die 2 "--provisioner needs a value"; provisioner=$2; shift 2 ;;
+        --role | --provisioner | --proxy) option "${1#--}" "$@"; shift ;;
+        --no-proxy) option no_proxy "$@"; shift ;;
+        --mirror) option mirror_address "$@"; shift ;;
+        --relock) relock=yes ;;
+        --dry-run) dry_run=yes ;;
+        --print) print_whole; exit 0 ;;
         --help) usage; exit 0 ;;
         *) usage >&2; die 2 "unknown argument: $1" ;;
     esac
+    shift
 done
 
 step() {
-    mkdir -p "$state_dir" "$run_dir"
-    printf '%s\n' "$1" >"$state_dir/bootstrap.step"
-    log "step: $1"
+    current=$1
+    step_began=$(wc -c <"$log_file")
+    [ "$dry_run" != no ] || printf '%s\n' "$1" >"$state_dir/bootstrap.step"
+}
+told() { log "$current: $*"; }
+
+# run SCRIPT ARG...: another script of this directory; what it says goes to the log, its error to people too.
+run() {
+    script_file=$here/$1
+    shift
+    [ "$dry_run" = no ] || { told "would run $script_file $*"; return 0; }
+    [ -x "$script_file" ] || die 1 "$script_file is not there; next: install the package of the tools"
+    run_code=0
+    "$script_file" "$@" 9>&- || run_code=$?
+    [ $run_code -ne 0 ] || return 0
+    [ "$terminal" = 2 ] || tail -c "+$((step_began + 1))" "$log_file" | grep 'error: ' | tail -n 1 >&"$terminal" || true
+    exit $run_code
 }
 
-# The first source that has a document wins; it is cached, and `node-metadata` reads the same cache.
-fetch_metadata() {
-    cached=$run_dir/meta_data.json
-    [ ! -s "$cached" ] || return 0
-    mount_config_drive
-    # cloud-init keeps what the cloud said inside a document of its own.
-    instance=$root/run/cloud-init/instance-data.json
-    if [ -s "$instance" ] && json_part "$instance" ds meta_data >"$run_dir/meta_data.instance" 2>/dev/null; then
-        take_metadata "$run_dir/meta_data.instance"
-        rm -f "$run_dir/meta_data.instance"
-        return 0
-    fi
-    rm -f "$run_dir/meta_data.instance"
-    drive=$root/mnt/config/openstack/latest/meta_data.json
-    if [ -s "$drive" ]; then
-        take_metadata "$drive"
-        return 0
-    fi
-    url=${STACKTIRA_METADATA_URL:-http://169.254.169.254/openstack/latest/meta_data.json}
-    downloaded=$run_dir/meta_data.download
-    # Refused or unroutable at once: there is no such service here. Anything else may come up yet.
-    if curl --noproxy '*' -sf --connect-timeout 2 --max-time 5 --retry 3 --retry-max-time 20 -o "$downloaded" "$url"; then
-        take_metadata "$downloaded"
-        rm -f "$downloaded"
-        return 0
-    fi
-    rm -f "$downloaded"
-    [ ! -s "$root/etc/stacktira/metadata.json" ] || { take_metadata "$root/etc/stacktira/metadata.json"; return 0; }
-    die 69 "no metadata: no cloud-init data, config drive, answer from $url or /etc/stacktira/metadata.json"
-}
-
-take_metadata() {
-    json_get "$1" meta >/dev/null 2>&1 || json_get "$1" hostname >/dev/null 2>&1 || json_get "$1" name >/dev/null 2>&1 ||
-        die 65 "the metadata in $1 is not JSON, or has neither meta nor hostname"
-    atomic_write 0640 "$run_dir/meta_data.json" <"$1" || true
-}
-
-mount_config_drive() {
-    [ -z "$root" ] && [ ! -e /mnt/config/openstack ] || return 0
-    for label in config-2 CONFIG-2; do
-        if [ -e "/dev/disk/by-label/$label" ]; then
-            mkdir -p /mnt/config
-            mount -o ro "/dev/disk/by-label/$label" /mnt/config
-            return 0
+ended() {
+    code=$?
+    trap - EXIT HUP INT TERM
+    if [ $code -ne 0 ] && [ -n "${current:-}" ]; then
+        # A command that failed without a word of ours: its own words.
+        if [ "$terminal" != 2 ] && ! tail -c "+$((step_began + 1))" "$log_file" | grep -q 'error: '; then
+            tail -c "+$((step_began + 1))" "$log_file" | tail -n 3 >&"$terminal"
         fi
-    done
-}
-
-choose_role() {
-    [ -n "$role" ] || role=$(meta role '')
-    [ -n "$role" ] || role=$(uname -n | sed 's/^\([A-Za-z]*\).*/\1/' | tr '[:upper:]' '[:lower:]')
-    printf '%s' "$role" | grep -Eqx '[a-z][a-z0-9_]*' || die 2 "'$role' is no role: small letters, digits and _, beginning with a letter"
-    [ -e "$here/puppet/data/role/$role.yaml" ] || die 2 "there is no role '$role' (there are: $(find "$here/puppet/data/role" -name '*.yaml' -exec basename {} .yaml \; | sort | tr '\n' ' '))"
-}
-
-# The node's one package source: the snapshot that the mirror's channel names, signed by the site's key.
-# The others are put aside only after this one has answered.
-use_mirror() {
-    mirror=$(meta mirror_address '')
-    [ -n "$mirror" ] || { log "no mirror_address: the package sources stay as they are"; return 0; }
-    key=$(meta mirror_key '')
-    if [ -n "$key" ]; then
-        printf '%s\n' "$key" | atomic_write 0644 "$config_dir/site.asc" || true
-    elif [ ! -s "$config_dir/site.asc" ]; then
-        die 69 "the mirror's key is not known: neither mirror_key in the metadata nor $config_dir/site.asc"
+        log "stopped at step $current with code $code; log: $log_file; next: repair what the lines above name, then run $0 again, which goes on from here"
     fi
-    sources=$root/etc/apt/sources.list.d/stacktira.sources
-    [ ! -s "$sources" ] || { apt update; return 0; }
-    channel=$(meta mirror_channel stable)
-    retry "${STACKTIRA_WAIT:-300}" fetch_channel || die 69 "the mirror does not answer: $mirror/channel/$channel.json"
-    snapshot=$(json_get "$run_dir/channel.json" snapshot)
-    printf '%s' "$snapshot" | grep -Eqx '[0-9a-f]{64}' || die 69 "the channel '$channel' of $mirror names no snapshot"
-    probe=$run_dir/probe.sources
-    printf 'Types: deb\nURIs: %s/snap/%s/deb/debian\nSuites: %s\nComponents: main\nSigned-By: %s\n' \
-        "$mirror" "$snapshot" "$(. "$root/etc/os-release" && printf '%s' "$VERSION_CODENAME")" "$config_dir/site.asc" >"$probe"
-    apt -o "Dir::Etc::SourceList=$probe" -o Dir::Etc::SourceParts=/dev/null -o APT::Update::Error-Mode=any update ||
-        die 69 "the mirror's packages cannot be used: $mirror/snap/$snapshot; its words stand above"
-    mkdir -p "$root/etc/apt/disabled-by-stacktira" "$root/etc/apt/sources.list.d"
-    for other in "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*.list "$root"/etc/apt/sources.list.d/*.sources; do
-        [ ! -e "$other" ] || mv -f "$other" "$root/etc/apt/disabled-by-stacktira/"
-    done
-    atomic_write 0644 "$sources" <"$probe" || true
-    rm -f "$probe"
-    atomic_write 0644 "$root/etc/apt/apt.conf.d/90stacktira" <<'EOF' || true
-APT::Install-Recommends "false";
-APT::Update::Error-Mode "any";
-Acquire::Languages "none";
-EOF
-    apt update
+    ! mountpoint -q "$run_dir/private/drive" 2>/dev/null || umount "$run_dir/private/drive"
+    [ "$dry_run" = no ] || rm -rf "$run_dir"
+    exit $code
 }
 
-fetch_channel() {
-    curl --noproxy '*' -sf --connect-timeout 3 --max-time 10 -o "$run_dir/channel.json" "$mirror/channel/$channel.json"
-}
+options_file=$config_dir/bootstrap.conf
+if [ "$dry_run" = no ]; then
+    mkdir -p "$state_dir" "$run_dir" "$root/var/log/stacktira"
+    exec 9>"$run_dir/bootstrap.lock"
+    flock -n 9 || die 75 "another bootstrap is running on this node"
+    log_file=$root/var/log/stacktira/bootstrap.log
+    [ -e "$log_file" ] || (umask 027 && : >"$log_file")
+else
+    cached=$run_dir/meta_data.json
+    run_dir=$(mktemp -d)
+    log_file=$run_dir/log
+    : >"$log_file"
+    [ ! -s "$cached" ] || cp "$cached" "$run_dir/"
+    [ ! -s "$options_file" ] || cp "$options_file" "$run_dir/"
+    options_file=$run_dir/bootstrap.conf
+fi
+trap ended EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# Who traces this wants to see it.
+case $- in *x*) ;; *) exec 3>&2 2>>"$log_file"; terminal=3 ;; esac
 
-install_tools() {
-    if [ -n "$mirror" ]; then
-        apt install stacktira
-    elif [ ! -x "$bin/ts" ]; then
-        die 1 "the tools are not installed and there is no mirror to take them from"
-    fi
-}
-
-# Facts that Puppet and Hiera use. Addresses are locked at the first boot: a bridge that appears later
-# must not change who this node is.
-write_facts() {
-    facts=$root/etc/facter/facts.d/stacktira.json
-    internal=$(meta internal_interface '')
-    external=$(meta external_interface '')
-    [ -n "$internal" ] || internal=$(ip -4 -o route show default 2>/dev/null | awk '{ for (i = 1; i < NF; i++) if ($i == "dev") { print $(i + 1); exit } }')
-    [ -n "$internal" ] || die 69 "no internal_interface in the metadata, and no default route to guess it by"
-    [ ! -s "$facts" ] || [ "$(json_get "$facts" role)" != "$role" ] || return 0
-    atomic_write 0644 "$facts" <<EOF || true
-{
-  "role": "$role",
-  "stacktira": {
-    "internal_interface": "$internal",
-    "internal_address": "$(address_of "$internal")",
-    "external_interface": "${external:-$internal}",
-    "external_address": "$(address_of "${external:-$internal}")",
-    "vip": "$(meta vip '')",
-    "mirror": "$(meta mirror_address '')",
-    "provider": "$(meta provider unknown)"
-  }
-}
-EOF
-    # What Hiera needs before Puppet has written the facts of a whole run.
-    node=$(uname -n | sed 's/\..*//')
-    atomic_write 0644 "$state_dir/facts.json" <<EOF || true
-{"role": "$role", "networking": {"hostname": "$node"}}
-EOF
-}
-
+step detect
+detect
 step metadata
+keep_options
 fetch_metadata
 step role
 choose_role
+step proxy
+set_proxy
 if [ "$role" = build ]; then
     step mirror
-    "$here/build.sh" mirror
+    run build.sh mirror
+    told "served at $(meta mirror_address '')"
 fi
 step sources
-use_mirror
+use_sources
 step tools
 install_tools
 step facts
-write_facts
+lock_facts
+step hosts
+name_hosts
+step consul
 if [ -n "$(meta consul_join '')" ]; then
-    step consul
-    "$here/consul.sh"
+    run consul.sh
+    told "$([ "$role" = infra ] && echo server || echo client), joins $(meta consul_join)"
 else
     # A mirror that serves several clusters belongs to none of them.
     [ "$role" = build ] || die 69 "the metadata has no consul_join: the addresses of Consul's servers"
-    log "no consul_join: this node serves packages and git, and is in no cluster"
+    told "none: this node serves packages and git, and is in no cluster (no consul_join)"
 fi
-[ -n "$provisioner" ] || provisioner=$(meta provisioner puppet)
+step provisioner
+provisioner=$(meta provisioner puppet)
 [ ! -x "$here/$role.sh" ] || provisioner=$role
-printf '%s' "$provisioner" | grep -Eqx '[a-z][a-z0-9_-]*' || die 2 "'$provisioner' is no name of a provisioner"
-[ -x "$here/$provisioner.sh" ] || die 2 "there is no provisioner '$provisioner' in $here"
-step "provisioner $provisioner"
-"$here/$provisioner.sh"
+matches "$provisioner" '[a-z][a-z0-9_-]*' || die 2 "'$provisioner' is no name of a provisioner"
+[ "$dry_run" != no ] && [ ! -d "$here" ] || grep -q '^# Provisioner: ' "$here/$provisioner.sh" 2>/dev/null ||
+    die 2 "there is no provisioner '$provisioner' in $here (there are: $(grep -l '^# Provisioner: ' "$here"/*.sh | sed 's|.*/\(.*\)[.]sh|\1|' | tr '\n' ' '))"
+run "$provisioner.sh"
+told "$provisioner"
+[ "$dry_run" = no ] || exit 0
 step 'all done'
 : >"$state_dir/bootstrapped"
 log "this node is bootstrapped as '$role'"

@@ -1,14 +1,26 @@
 #!/bin/sh
-# The build node: packages and git of the whole cluster, as signed snapshots, served over HTTP.
-#   build.sh mirror   makes the first snapshot and serves it (before this node has any package source)
-#   build.sh          the provisioner of the role: records the channel in Consul, then Puppet as everywhere;
-#                     a mirror that is in no cluster (no consul_join) is done when it serves
+# Provisioner: build. The build node: packages and git of the whole cluster, as signed snapshots, served over HTTP.
 set -eu
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=build
 # shellcheck source=lib.sh
 . "$here/lib.sh"
+
+usage() {
+    cat <<'END'
+Usage: build.sh [mirror] [--help]
+
+  build.sh mirror   makes the first snapshot and serves it (before this node has any package source)
+  build.sh          the provisioner of the role: records the channel in Consul, then Puppet as everywhere;
+                    a mirror that is in no cluster (no consul_join) is done when it serves
+
+Metadata: mirror_address, mirror_channel, mirror_debs (default: /srv/debs), mirror_extra_debs, mirror_git,
+repos_manifest.
+
+Exit status: 0 done   1 or mirror-sync's own: the mirror is not made   2 usage   69 Consul has no leader
+END
+}
 
 config=$config_dir/mirror.yaml
 
@@ -42,7 +54,7 @@ node_section() {
 }
 
 mirror() {
-    codename=$(. "$root/etc/os-release" && printf '%s' "$VERSION_CODENAME")
+    codename=$(release VERSION_CODENAME)
     architecture=$(dpkg --print-architecture)
     if [ -z "$root" ] && [ ! -x "$bin/mirror-sync" ]; then
         dpkg --install --skip-same-version "$(meta mirror_debs /srv/debs)"/stacktira_*.deb >&2
@@ -79,5 +91,6 @@ case ${1:-} in
         fi
         exec "$here/puppet.sh"
         ;;
-    *) die 2 "unknown argument: $1" ;;
+    --help) usage ;;
+    *) usage >&2; die 2 "unknown argument: $1" ;;
 esac

@@ -9,6 +9,21 @@ script=converge
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
+case ${1:-} in
+    '') ;;
+    --help)
+        cat <<'END'
+Usage: converge.sh [--help]
+
+One run of this node, as `ts` starts it; ask for one with provision/kick. Why it was asked for is in TS_REASON.
+
+Exit status: Puppet's. 0 nothing to do   2 changed   1, 4, 6 failed and worth another try
+END
+        exit 0
+        ;;
+    *) die 1 "unknown argument: $1" ;;
+esac
+
 node=$(uname -n | sed 's/\..*//')
 environment=$here/puppet
 modules=$state_dir/puppet
@@ -33,7 +48,7 @@ EOF
 }
 
 lock_digest() { sha256sum "$state_dir/repos.lock" 2>/dev/null | cut -c1-16; }
-snapshot_id() { sed -n 's|^URIs: .*/snap/\([0-9a-f]*\)/.*|\1|p' "$root/etc/apt/sources.list.d/stacktira.sources" 2>/dev/null | head -n 1; }
+snapshot_id() { sed -n 's#^\(URIs: \|baseurl=\).*/snap/\([0-9a-f]*\)/.*#\2#p' "$root/etc/apt/sources.list.d/stacktira.sources" "$root/etc/yum.repos.d/stacktira.repo" 2>/dev/null | head -n 1; }
 
 # fail STEP CODE: says it, publishes it, and lets `ts` try again.
 fail() {
@@ -64,7 +79,7 @@ if [ -n "$mirror" ]; then
     mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
     # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
     case $code in 0) ;; 69) log "warning: the mirror cannot be asked; going on with what is here" ;; *) fail "mirror-sync apply" $code ;; esac
-    dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
+    [ "$(family)" != debian ] || dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
 fi
 
 code=0

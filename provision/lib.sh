@@ -1,18 +1,29 @@
 # shellcheck shell=sh
 # Functions that the scripts of this directory share. Sourced, never run.
 # Every path of the system is below STACKTIRA_ROOT, so that all of it can be tested in a scratch root.
+# No secret is ever in a variable or an argument here: `sh -x` shows names of files.
 
 root=${STACKTIRA_ROOT:-}
+# shellcheck disable=SC2034 # used by the scripts
 state_dir=$root/var/lib/stacktira
 run_dir=$root/run/stacktira
-# shellcheck disable=SC2034 # used by the scripts
 config_dir=$root/etc/stacktira
-# shellcheck disable=SC2034 # used by the scripts
 bin=/opt/stacktira/bin
-PATH=$bin:$PATH
+dry_run=${STACKTIRA_DRY_RUN:-no}
+# OpenVox has its programs in a directory of its own.
+PATH=$bin:$PATH:/opt/puppetlabs/bin
 export PATH
+# Where the tools and Consul's own commands find this node's token, once consul.sh has written it.
+if [ -z "${CONSUL_HTTP_TOKEN_FILE:-}" ] && [ -r "$config_dir/consul.token" ]; then
+    export CONSUL_HTTP_TOKEN_FILE="$config_dir/consul.token"
+fi
 
-log() { printf '%s: %s\n' "${script:-provision}" "$*" >&2; }
+# bootstrap.sh sends stderr to its log; `terminal` is then where people look.
+terminal=2
+log() {
+    printf '%s: %s\n' "${script:-provision}" "$*" >&2
+    [ "$terminal" = 2 ] || printf '%s: %s\n' "${script:-provision}" "$*" >&"$terminal"
+}
 
 # die CODE MESSAGE...
 die() {
@@ -20,6 +31,12 @@ die() {
     shift
     log "error: $*"
     exit "$die_code"
+}
+
+# change COMMAND...: what changes this machine; only said in a dry run.
+change() {
+    [ "$dry_run" = no ] || { log "would run: $*"; return 0; }
+    "$@"
 }
 
 # retry SECONDS COMMAND...: until it succeeds, with growing pauses; the last failure is the answer.
@@ -38,11 +55,21 @@ retry() {
 # atomic_write MODE FILE: stdin becomes the file, whole or not at all. Succeeds with 0 when the file
 # changed and with 1 when it already was so.
 atomic_write() {
+    if [ "$dry_run" != no ]; then
+        case $2 in
+            "$run_dir"/*) ;;
+            *)
+                if cmp -s - "$2" 2>/dev/null; then return 1; fi
+                log "would write $2"
+                return 0
+                ;;
+        esac
+    fi
     mkdir -p "$(dirname "$2")"
     write_temporary=$(mktemp "$(dirname "$2")/.$(basename "$2").XXXXXX")
     cat >"$write_temporary"
     chmod "$1" "$write_temporary"
-    if [ -f "$2" ] && cmp -s "$write_temporary" "$2" && [ "$(stat -c %a "$2")" = "${1#0}" ]; then
+    if [ -f "$2" ] && [ ! -L "$2" ] && cmp -s "$write_temporary" "$2" && [ "$(stat -c %a "$2")" = "${1#0}" ]; then
         rm -f "$write_temporary"
         return 1
     fi
@@ -51,51 +78,24 @@ atomic_write() {
     sync "$(dirname "$2")"
 }
 
-# json_get FILE KEY: a string or number of `meta`, else of the top level. Fails when it is absent.
-# The tools do this once they are installed; before, what every image has: python3 or Puppet's ruby.
-json_get() {
-    if command -v python3 >/dev/null 2>&1; then
-        python3 -c 'import json, sys
-document = json.load(open(sys.argv[1]))
-meta = document.get("meta") or {}
-value = meta.get(sys.argv[2], document.get(sys.argv[2]))
-if value is None: sys.exit(1)
-sys.stdout.write(value if isinstance(value, str) else json.dumps(value))' "$1" "$2"
-    elif command -v ruby >/dev/null 2>&1; then
-        ruby -rjson -e 'document = JSON.parse(File.read(ARGV[0]))
-value = (document["meta"] || {}).fetch(ARGV[1]) { document[ARGV[1]] }
-exit 1 if value.nil?
-print(value.is_a?(String) ? value : JSON.generate(value))' "$1" "$2"
-    else
-        die 69 "neither python3 nor ruby is here to read $1; next: put one of them into the image"
-    fi
+# managed_block FILE: stdin becomes the part of FILE between our two marks; the rest stays as it is.
+managed_block() {
+    block_file=$1
+    {
+        [ ! -f "$block_file" ] || sed '/^# BEGIN stacktira$/,/^# END stacktira$/d' "$block_file"
+        printf '# BEGIN stacktira\n'
+        cat
+        printf '# END stacktira\n'
+    } | atomic_write 0644 "$block_file"
 }
 
-# json_part FILE KEY KEY: what two mappings deep is in a document, as JSON. Fails when it is no mapping.
-json_part() {
-    if command -v python3 >/dev/null 2>&1; then
-        python3 -c 'import json, sys
-part = json.load(open(sys.argv[1])).get(sys.argv[2], {}).get(sys.argv[3])
-if not isinstance(part, dict): sys.exit(1)
-json.dump(part, sys.stdout)' "$1" "$2" "$3"
-    else
-        ruby -rjson -e 'part = JSON.parse(File.read(ARGV[0])).dig(ARGV[1], ARGV[2])
-exit 1 unless part.is_a?(Hash)
-print(JSON.generate(part))' "$1" "$2" "$3"
-    fi
-}
+# matches VALUE PATTERN: the whole value, which is one line.
+matches() { [ "$(printf '%s' "$1" | wc -l)" = 0 ] && printf '%s' "$1" | grep -Eqx -- "$2"; }
+# fits NAME VALUE PATTERN: words that go into files of this machine are what they say.
+fits() { matches "$2" "$3" || die 65 "$1 is not usable: '$2'"; }
 
-# meta KEY [DEFAULT]: metadata of this node: by `node-metadata`, or before that is installed from the
-# document that the bootstrap cached.
-meta() {
-    if [ -x "$bin/node-metadata" ]; then
-        "$bin/node-metadata" -q get "$1" 2>/dev/null && return 0
-    else
-        json_get "$run_dir/meta_data.json" "$1" 2>/dev/null && return 0
-    fi
-    [ $# -ge 2 ] || die 69 "the metadata has no '$1'; next: give it to the machine as metadata"
-    printf '%s' "$2"
-}
+# fact KEY: of what was locked at the first boot.
+fact() { json_get "$root/etc/facter/facts.d/stacktira.json" "$1"; }
 
 # address_of INTERFACE: its first IPv4 address; a loopback address is refused.
 address_of() {
@@ -105,6 +105,10 @@ address_of() {
     esac
     printf '%s' "$found"
 }
+
+interface_with() { ip -4 -o addr show 2>/dev/null | awk -v address="$1" '{ split($4, part, "/"); if (part[1] == address) { print $2; exit } }'; }
+
+short_name() { uname -n | sed 's/\..*//'; }
 
 # Whether Consul answers, with a leader; that nothing is there yet is an answer.
 consul_answers() {
@@ -120,3 +124,16 @@ apt() {
     [ -n "$root" ] || dpkg --configure -a >&2
     DEBIAN_FRONTEND=noninteractive apt-get -q -y -o APT::Install-Recommends=false -o DPkg::Lock::Timeout=300 "$@" >&2
 }
+dnf() { command dnf -q -y --setopt=install_weak_deps=False "$@" >&2; }
+
+# install_packages NAME...: by this system's package manager.
+install_packages() { if [ "$(family)" = el ]; then dnf install "$@"; else apt install "$@"; fi; }
+
+# The system: `release ID`, `release VERSION_ID`; which package manager it has; and its architecture as that says it.
+# shellcheck source=/dev/null
+release() { (. "$root/etc/os-release" && eval "printf '%s' \"\${$1:-}\""); }
+family() { case $(release ID) in debian) echo debian ;; rhel | almalinux | rocky | centos | ol) echo el ;; *) echo unknown ;; esac; }
+major() { release VERSION_ID | sed 's/\..*//'; }
+
+# shellcheck source=lib/json.sh disable=SC2154 # `here` is set by who sources this
+. "$here/lib/json.sh"

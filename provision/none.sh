@@ -1,3 +1,7 @@
 #!/bin/sh
-# The provisioner that does nothing: for nodes that somebody else configures, and for tests.
-exit 0
+# Provisioner: none. For nodes that somebody else configures, and for tests.
+case ${1:-} in
+    '') exit 0 ;;
+    --help) printf 'Usage: none.sh [--help]\n\nThe provisioner that does nothing.\n' ;;
+    *) printf 'none: error: unknown argument: %s\n' "$1" >&2; exit 2 ;;
+esac

@@ -1,9 +1,12 @@
 #!/bin/sh
 # Packs the built tools, the provisioning and its units as one Debian package.
-# usage: package.sh BINARIES VERSION OUTPUT_DIRECTORY
 set -eu
 
-[ $# -eq 3 ] || { echo "usage: package.sh BINARIES VERSION OUTPUT_DIRECTORY" >&2; exit 2; }
+usage='Usage: package.sh BINARIES VERSION OUTPUT_DIRECTORY
+
+Packs the programs in BINARIES with provision/ as OUTPUT_DIRECTORY/stacktira_*.deb, and prints its path.'
+[ "${1:-}" != --help ] || { printf '%s\n' "$usage"; exit 0; }
+[ $# -eq 3 ] || { printf '%s\n' "$usage" >&2; exit 2; }
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 binaries=$1
 version=$2
@@ -21,7 +24,7 @@ cp -r "$here/." "$work/opt/stacktira/provision/"
 cp "$here/../repos.yaml" "$work/opt/stacktira/repos.yaml"
 install -d "$work/opt/stacktira/share"
 install -m 755 "$here/../crates/ts/doc/puppet-shim" "$work/opt/stacktira/share/puppet-shim"
-for unit in stacktira-watch.service stacktira-converge.service stacktira-converge.timer stacktira-mirror.service; do
+for unit in stacktira-acl.service stacktira-metadata.service stacktira-watch.service stacktira-converge.service stacktira-converge.timer stacktira-mirror.service; do
     install -m 644 "$here/systemd/$unit" "$work/lib/systemd/system/$unit"
 done
 if [ -d "$binaries/../man" ]; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Puppet provisioner: watches what this node depends on, and kicks the first run.
+# Provisioner: Puppet. Watches what this node depends on, and kicks the first run.
 # From here on every run goes through `kick`, which is `ts`, which never lets two overlap.
 set -eu
 
@@ -7,8 +7,43 @@ here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=puppet
 # shellcheck source=lib.sh
 . "$here/lib.sh"
+# shellcheck source=lib/sources.sh
+. "$here/lib/sources.sh"
 
-[ -n "$root" ] || command -v puppet >/dev/null 2>&1 || apt install puppet-agent
+case ${1:-} in
+    '') ;;
+    --help)
+        cat <<'END'
+Usage: puppet.sh [--help]
+
+The provisioner for Puppet. Metadata: puppet_source (openvox, or distribution for the system's own Puppet; default:
+what the mirror or the system has, and openvox where it has none).
+
+Exit status: 0 done, and the first run is kicked   1 something cannot be installed   2 usage   65 wrong metadata
+END
+        exit 0
+        ;;
+    *) die 2 "unknown argument: $1" ;;
+esac
+
+offered() {
+    if [ "$(family)" = el ]; then command dnf -q list --available "$1" >/dev/null 2>&1; else apt-cache show "$1" >/dev/null 2>&1; fi
+}
+
+# OpenVox 8 is what current modules are written for; Debian 12's own Puppet is 7.
+install_puppet() {
+    source=$(meta puppet_source '')
+    case $source in
+        '') if offered puppet-agent; then package=puppet-agent; else package=openvox-agent; fi ;;
+        openvox) package=openvox-agent ;;
+        distribution) package=puppet-agent ;;
+        *) die 65 "puppet_source is neither openvox nor distribution: '$source'" ;;
+    esac
+    [ $package = puppet-agent ] || [ -n "$(meta mirror_address '')" ] || vendor_source openvox
+    install_packages $package || die 1 "the package $package cannot be installed"
+}
+
+command -v puppet >/dev/null 2>&1 || install_puppet
 
 mkdir -p "$state_dir/puppet"
 
@@ -23,7 +58,7 @@ mirror=$(meta mirror_address '')
 if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ]; then
     atomic_write 0644 "$config_dir/mirror.yaml" <<EOF || true
 consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}
-node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(meta role), keyring: $config_dir/site.asc, formats: [deb], update: true}
+node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(fact role), keyring: $config_dir/site.asc, formats: [$(if [ "$(family)" = el ]; then echo rpm; else echo deb; fi)], update: true}
 EOF
 fi
 

@@ -21,9 +21,11 @@ program() {
     chmod +x "$scratch/bin/$1"
 }
 program apt-get ':'
+program apt-cache ':'
+program dpkg ':'
 program uname 'echo "$NODE"'
 program sleep ':'
-program ip 'case "$*" in *"dev ens3"* | "-4 -o addr show") echo "2: ens3    inet $ADDRESS/24 scope global ens3" ;; esac'
+program ip 'case "$*" in *"dev ens3"* | "-4 -o addr show"*) echo "2: ens3    inet $ADDRESS/24 scope global ens3" ;; esac'
 program curl 'while [ $# -gt 0 ]; do case $1 in -o) out=$2; shift ;; --data-binary) sent=${2#@}; shift ;; --config) settings=$2; shift ;; http*) url=$1 ;; esac; shift; done
 if [ -n "${sent:-}" ]; then cp "$sent" "$SIGNAL"; sed -n "s/^url = \"\(.*\)\"/\1/p" "$settings" >"$SIGNAL.url"; exit 0; fi
 file=$WEB/${url#*://*/}; [ -e "$file" ] || exit 22; cp "$file" "$out"'
@@ -68,7 +70,7 @@ fact() { sed -n "s/.*\"$2\": \"\(.*\)\".*/\1/p" "$1/etc/facter/facts.d/stacktira
 for node in infra2 proxy1 control1 hyper1; do
     root=$scratch/$node
     mkdir -p "$root/etc/apt/sources.list.d" "$root/opt/stacktira"
-    printf 'VERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
+    printf 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
     printf 'deb http://old.invalid/debian bookworm main\n' >"$root/etc/apt/sources.list"
     cp -r "$repo/provision" "$root/opt/stacktira/provision"
     ok "$node: cloud-init reads its drive" cloud_init "$node" "$root"
@@ -79,8 +81,11 @@ for node in infra2 proxy1 control1 hyper1; do
     is "$node: knows the cluster's address" "$(fact "$root" vip)" 192.168.242.41
     is "$node: installs from the mirror's snapshot" "$(grep -o "/snap/$id/" "$root/etc/apt/sources.list.d/stacktira.sources")" "/snap/$id/"
     ok "$node: joins the stack's Consul" grep -q '"192.168.242.31", "192.168.242.32", "192.168.242.33"' "$root/etc/consul.d/10-stacktira.json"
-    is "$node: trusts the key that the mirror told Heat" "$(base64 -w 0 "$root/etc/stacktira/site.asc")" "$(printf "S0VZ%.0s" {1..20})"
+    is "$node: trusts the key that the mirror told Heat" "$(tr -d '\n' <"$root/etc/stacktira/site.asc" | base64 -w 0)" "$(printf "S0VZ%.0s" {1..20})"
 done
+is "all have one gossip key" "$(sed -n 's/.*"encrypt": "\(.*\)",/\1/p' "$scratch"/*/etc/consul.d/20-stacktira.json | sort -u | wc -l)" 1
+is "only the servers know the first token" "$(cd "$scratch" && grep -lE '"(initial_management|master)"' ./*/etc/consul.d/20-stacktira.json | cut -d/ -f2)" infra2
+is "control and infra may write what nodes look up, others not" "$(for node in infra2 control1 proxy1 hyper1; do cat "$scratch/$node/etc/stacktira/consul.token"; echo; done | uniq -c | awk '{ print $1 }' | paste -sd' ')" "2 2"
 is "the handles are four" "$(cat "$scratch"/*/signal.json.url | sort -u | wc -l)" 4
 
 plan_done

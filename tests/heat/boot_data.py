@@ -5,6 +5,7 @@ import email
 import glob
 import json
 import os
+import re
 import subprocess
 import tempfile
 
@@ -12,6 +13,9 @@ import jsonschema
 import yaml
 
 TOKEN = 'X-Auth-Token'
+SECRETS = '/etc/stacktira/secrets/'
+# Which of the cluster's secrets a role has.
+HAS = {'infra': {'cluster', 'control', 'management'}, 'control': {'cluster', 'control'}, 'proxy': {'cluster'}, 'hyper': {'cluster'}, 'build': set()}
 
 
 def parts(user_data):
@@ -64,6 +68,14 @@ def _cloud_config(server, text, schema, find):
             find(f'cloud-config: {"/".join(map(str, error.path))}: {error.message}')
     if config['hostname'] != server.name or not config['fqdn'].startswith(server.name + '.'):
         find(f'is called {config["hostname"]} and {config["fqdn"]}')
+    secrets = {file['path'].removeprefix(SECRETS): file for file in config['write_files'] if file['path'].startswith(SECRETS)}
+    if set(secrets) != HAS[server.metadata['role']]:
+        find(f'has the secrets {sorted(secrets)}')
+    for name, file in secrets.items():
+        if not re.fullmatch('[A-Za-z0-9]{32,}', file['content']) or file['permissions'] != '0600':
+            find(f'secret {name}: {len(file["content"])} characters, mode {file["permissions"]}')
+        if file['content'] in json.dumps(server.metadata):
+            find(f'secret {name} is in the metadata')
     for file in config['write_files']:
         content = file['content']
         if file.get('encoding') == 'b64':

@@ -186,12 +186,15 @@ MUTATIONS = (
     ('3role.yaml', "  infra_flavor:\n", "  infra_count:\n", "is there twice"),
     ('3role.yaml', "'.41']", ".41]", 'is a fraction'),
     ('3role.yaml', "{get_param: anti_affinity}", "soft-affinity", 'parameter anti_affinity is not used'),
+    ('node.yaml', "    hidden: true\n", "", 'secret_cluster is hidden and not called secret_'),
     ('node.yaml', "user_data_format: RAW", "user_data_form: RAW", 'no property user_data_form'),
     ('node.yaml', "network: {get_param: network}", "network_id: {get_param: network}", 'property network_id is HIDDEN'),
 )
 
 BOOT_MUTATIONS = (
     ('node.yaml', "permissions: '0600'", "permissions: '0644'", 'has a token and mode 0644'),
+    ('node.yaml', "secrets/cluster, permissions: '0600'", "secrets/cluster, permissions: '0640'", 'secret cluster: 40 characters, mode 0640'),
+    ('3role.yaml', "role: hyper\n", "role: hyper\n          secret_management: {get_attr: [secret_management, value]}\n", "has the secrets ['cluster', 'management']"),
     ('node.yaml', "config_drive: true", "config_drive: false", 'has no config drive'),
     ('node.yaml', "ssh_pwauth: false", "ssh_pwauth: {}", 'cloud-config: ssh_pwauth'),
     ('3role.yaml', "{protocol: icmp, remote_ip_prefix: {get_param: admin_cidr}}", "{protocol: icmp}", 'lets everybody in'),

@@ -79,8 +79,9 @@ def template(path, findings):
             find(f'parameter {parameter} is not used')
         if 'default' not in schema and 'description' not in schema:
             find(f'parameter {parameter} has neither a default nor a description')
-        if schema.get('hidden'):
-            find(f'parameter {parameter} is a secret, and metadata and user data are no place for secrets')
+        # Secrets go into files of mode 0600 and nowhere else; boot_data looks at what the servers got.
+        if bool(schema.get('hidden')) != parameter.startswith('secret_'):
+            find(f'parameter {parameter} is hidden and not called secret_…, or the other way round')
     grouped = [p for group in document.get('parameter_groups', []) for p in group['parameters']]
     if grouped and sorted(grouped) != sorted(document['parameters']):
         find(f'parameter_groups and parameters differ: {sorted(set(grouped) ^ set(document["parameters"]))}')

@@ -24,7 +24,7 @@ fresh() {
     rm -rf "$root" "${scratch:?}/bin" "$scratch/calls" "$web"
     mkdir -p "$root/etc/stacktira" "$root/run/cloud-init" "$root/opt/stacktira/provision" "$scratch/bin" "$web/channel"
     : >"$scratch/calls"
-    printf 'VERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
+    printf 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
     printf '192.0.2.31' >"$root/etc/stacktira/address"
     printf 'KEY\n' >"$root/etc/stacktira/site.asc"
     printf 'url = "http://heat.invalid/signal"\nheader = "X-Auth-Token: %s"\n' "$token" >"$root/etc/stacktira/signal.curl"

@@ -1,126 +1,171 @@
 #!/usr/bin/env bash
-# bootstrap.sh in a scratch root, with package managers and downloads played by small programs on PATH.
+# bootstrap.sh in a scratch root: options, role, provisioner, order of steps, second runs, dry runs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
-# shellcheck source=../lib/tap.sh
+# shellcheck source=tests/lib/tap.sh
 . "$here/../lib/tap.sh"
-
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-id=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-
-# A new root with a config drive, and programs that record how they were called.
-fresh() {
-    root=$scratch/root
-    rm -rf "${root:?}" "${scratch:?}/bin" "$scratch/calls" "$scratch/web"
-    mkdir -p "$root/etc/apt/sources.list.d" "$root/mnt/config/openstack/latest" "$scratch/bin" "$scratch/web/channel"
-    : >"$scratch/calls"
-    printf 'VERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
-    printf 'deb http://old.invalid/debian bookworm main\n' >"$root/etc/apt/sources.list"
-    printf '{"v":1,"channel":"stable","snapshot":"%s"}\n' "$id" >"$scratch/web/channel/stable.json"
-    metadata '"role": "infra", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "internal_interface": "lan0", "consul_join": "192.0.2.31,192.0.2.32", "vip": "192.0.2.41"'
-    program apt-get 'echo "apt-get $*" >>"$CALLS"; case " $* " in *" update "*) exit "${APT_UPDATE:-0}" ;; esac'
-    program curl 'echo "curl $*" >>"$CALLS"
-while [ $# -gt 0 ]; do case $1 in -o) out=$2; shift ;; http*) url=$1 ;; esac; shift; done
-file=$WEB/${url#*://*/}; [ -e "$file" ] || exit 7; cp "$file" "$out"'
-    program ip 'case "$*" in *lan0*) echo "2: lan0 inet 192.0.2.31/24 scope global lan0" ;; esac'
-    program provisioner 'exit 0'
-}
-
-program() {
-    printf '#!/bin/sh\n%s\n' "$2" >"$scratch/bin/$1"
-    chmod +x "$scratch/bin/$1"
-}
-
-metadata() { printf '{"name": "infra1", "meta": {%s}}\n' "$1" >"$root/mnt/config/openstack/latest/meta_data.json"; }
-
-bootstrap() {
-    env -i PATH="$scratch/bin:$PATH" HOME="$scratch" CALLS="$scratch/calls" WEB="$scratch/web" APT_UPDATE="${APT_UPDATE:-0}" \
-        STACKTIRA_ROOT="$root" STACKTIRA_WAIT=0 STACKTIRA_METADATA_URL=http://metadata.invalid/meta_data.json \
-        "$repo/provision/bootstrap.sh" "$@"
-}
-
-tree() { (cd "$root" && find . -type f ! -path './run/*' -exec sha256sum {} + | sort -k2); }
+# shellcheck source=tests/lib/provision.sh
+. "$here/../lib/provision.sh"
 
 ok "--help is help" "$repo/provision/bootstrap.sh" --help
 says "it names its options" '--role ROLE'
 fails_with 2 "an unknown argument is refused" "$repo/provision/bootstrap.sh" --frob
 says "and named" '--frob'
+for option in --role --provisioner --mirror --proxy --no-proxy; do
+    fails_with 2 "$option without a value" "$repo/provision/bootstrap.sh" "$option"
+done
+fails_with 2 "a value of two lines" "$repo/provision/bootstrap.sh" --role $'infra\nproxy=x'
+for script in bootstrap build consul acl secrets puppet confd none example converge package; do
+    ok "$script.sh --help is help" "$repo/provision/$script.sh" --help
+    says "$script.sh: and says how it is used" "^Usage: $script.sh"
+    fails_with "$([ $script = converge ] && echo 1 || echo 2)" "$script.sh --frob is refused" "$repo/provision/$script.sh" --frob
+done
+while read -r option; do
+    ok "what --help names is an option: $option" grep -qE -- "(^| )$option( |\))" "$repo/provision/bootstrap.sh"
+done < <("$repo/provision/bootstrap.sh" --help | sed -n 's/^  \(--[a-z-]*\).*/\1/p')
 
 fresh
 ok "a node of the role infra" bootstrap --provisioner none
-is "the metadata's role is a fact" "$(sed -n 's/.*"role": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" infra
-is "its address is locked" "$(sed -n 's/.*"internal_address": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" 192.0.2.31
-is "one package source is left" "$(cd "$root/etc/apt" && find sources.list sources.list.d -type f 2>/dev/null)" sources.list.d/stacktira.sources
-ok "it is the snapshot that the channel names" grep -qx "URIs: http://mirror.invalid:8080/snap/$id/deb/debian" "$root/etc/apt/sources.list.d/stacktira.sources"
-ok "it must be signed by the site's key" grep -q '^Signed-By: .*/etc/stacktira/site.asc$' "$root/etc/apt/sources.list.d/stacktira.sources"
-is "the key is the metadata's" "$(cat "$root/etc/stacktira/site.asc")" KEY
-ok "the old source is kept aside" test -e "$root/etc/apt/disabled-by-stacktira/sources.list"
-ok "it is a Consul server" grep -q '"bootstrap_expect": 3' "$root/etc/consul.d/10-stacktira.json"
-ok "that joins the others" grep -q '"retry_join": \["192.0.2.31", "192.0.2.32"\]' "$root/etc/consul.d/10-stacktira.json"
+is "says one line for each step" "$(printf '%s\n' "$tap_output" | sed -n 's/^bootstrap: \([a-z]*\): .*/\1/p' | paste -sd' ')" 'detect metadata role proxy sources tools facts hosts consul provisioner'
+is "and nothing else but the end" "$(printf '%s\n' "$tap_output" | wc -l)" 11
+says "which names the role" "bootstrapped as 'infra'"
+is "its log is for its administrators" "$(stat -c %a "$root/var/log/stacktira/bootstrap.log")" 640
+is "the metadata's role is a fact" "$(fact_of role)" infra
+is "the tools are installed once" "$(calls "install stacktira$")" 1
 ok "it is bootstrapped" test -e "$root/var/lib/stacktira/bootstrapped"
 before=$(tree)
-ok "a second time" bootstrap --provisioner none
+ok "a second time" bootstrap
 is "changes nothing" "$(tree)" "$before"
+is "and is the same node: the option is kept" "$(cat "$root/etc/stacktira/bootstrap.conf")" provisioner=none
+rm -rf "$root/run"
+ok "after a restart" bootstrap
+is "nothing changes" "$(tree)" "$before"
 
+# Role: option, metadata, name.
 fresh
-metadata '"mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "internal_interface": "lan0", "consul_join": "192.0.2.31", "vip": "192.0.2.41"'
 ok "--role wins" bootstrap --role hyper --provisioner none
-ok "a client is no server" sh -c "! grep -q '\"server\"' '$root/etc/consul.d/10-stacktira.json'"
+is "over the metadata's" "$(fact_of role)" hyper
+ok "and is kept" bootstrap
+is "for the next time" "$(fact_of role)" hyper
+ok "until it is taken away" bootstrap --role ''
+is "and the metadata's counts again" "$(fact_of role)" infra
 fresh
-metadata '"mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "internal_interface": "lan0", "consul_join": "192.0.2.31", "vip": "192.0.2.41"'
-program uname 'echo Proxy17.example'
+metadata "$words"
+settings=(NODE=Proxy17.example)
 ok "without a role, the letters of the name" bootstrap --provisioner none
-is "are the role" "$(sed -n 's/.*"role": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" proxy
-
+is "are the role" "$(fact_of role)" proxy
 fresh
-mkdir -p "$root/run/cloud-init"
-printf '{"ds": {"meta_data": {"name": "n", "meta": {"role": "hyper", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "internal_interface": "lan0", "consul_join": "192.0.2.31", "vip": "192.0.2.41"}}}}\n' >"$root/run/cloud-init/instance-data.json"
-ok "cloud-init's document goes before the config drive" bootstrap --provisioner none
-is "and its role counts" "$(sed -n 's/.*"role": "\(.*\)",/\1/p' "$root/etc/facter/facts.d/stacktira.json")" hyper
-
-fresh
+metadata "$words"
+settings=(NODE=17.example)
+fails_with 2 "a name without letters is no role" bootstrap
 fails_with 2 "a role that is no name" bootstrap --role '../x'
 says "is named" "'../x' is no role"
 fails_with 2 "a role that is unknown" bootstrap --role webfarm
 says "and the known ones are listed" 'build control hyper infra proxy'
+
+# Provisioner: option, metadata, puppet; the role's own script before it.
+fresh
 fails_with 2 "a provisioner that is unknown" bootstrap --provisioner chef
 says "is named" "no provisioner 'chef'"
-
+says "with the known ones" 'there are: build confd example none puppet'
+fails_with 2 "a script that is no provisioner" bootstrap --provisioner bootstrap
+fails_with 2 "a provisioner that is a path" bootstrap --provisioner ../../bin/sh
 fresh
-rm -rf "$root/mnt/config/openstack"
-fails_with 69 "no metadata at all" bootstrap
-says "and where it was looked for" 'http://metadata.invalid/meta_data.json'
-mkdir -p "$root/mnt/config/openstack/latest"
-printf '{"meta": ' >"$root/mnt/config/openstack/latest/meta_data.json"
-fails_with 65 "metadata that is no JSON" bootstrap
-says "names the file" 'mnt/config/openstack/latest/meta_data.json'
-
+metadata "\"role\": \"infra\", \"provisioner\": \"none\", $words"
+ok "the metadata's provisioner" bootstrap
+says "runs" 'provisioner: none'
 fresh
-rm "$scratch/web/channel/stable.json"
-before=$(cat "$root/etc/apt/sources.list")
-fails_with 69 "a mirror that is away" bootstrap
-says "is named" 'the mirror does not answer: http://mirror.invalid:8080/channel/stable.json'
-is "and the old sources are as they were" "$(cat "$root/etc/apt/sources.list")" "$before"
-
+ok "without any word it is Puppet" bootstrap
+says "that runs" 'provisioner: puppet'
+ok "which leaves a watch" grep -q 'prefix: hiera/' "$root/etc/stacktira/watch.yaml"
+fresh hyper
+ok "confd instead" bootstrap --provisioner confd
+ok "renders from Consul" grep -q 'backend = "consul"' "$root/etc/confd/confd.toml"
+is "with its package" "$(calls 'install confd')" 1
+is "the token is in none of its files" "$(grep -rlF "$(cat "$root/etc/stacktira/consul.token")" "$root/etc" | sed "s|$root||")" /etc/stacktira/consul.token
+fresh hyper
+ok "the example for tools of one's own" bootstrap --provisioner example
+is "knows who it is" "$(cat "$root/etc/issue.d/stacktira.issue")" "infra1: hyper, 192.0.2.31"
 fresh
-APT_UPDATE=100 fails_with 69 "a mirror whose signature is wrong" bootstrap
-ok "leaves the old sources" test -e "$root/etc/apt/sources.list"
-ok "and writes no new one" test ! -e "$root/etc/apt/sources.list.d/stacktira.sources"
+cp -r "$repo/provision" "$scratch/own"
+printf '#!/bin/sh\n# Provisioner: infra, by hand\necho ran >"$STACKTIRA_ROOT/ran"\n' >"$scratch/own/infra.sh"
+chmod +x "$scratch/own/infra.sh"
+ok "a script with the role's name goes before --provisioner" on_node "$scratch/own/bootstrap.sh" --provisioner none
+ok "and ran" test -e "$root/ran"
+printf '#!/bin/sh\n# Provisioner: infra, by hand\necho "infra: error: no luck today" >&2\nexit 3\n' >"$scratch/own/infra.sh"
+fails_with 3 "its code is the bootstrap's" on_node "$scratch/own/bootstrap.sh"
+says "its words are told" 'infra: error: no luck today'
+says "with step, code, log and what to do" 'stopped at step provisioner with code 3; log: .*/var/log/stacktira/bootstrap.log; next: .* again'
+rm "$root/var/lib/stacktira/bootstrapped"
+fails_with 3 "and a first run that fails" on_node "$scratch/own/bootstrap.sh"
+ok "does not make it so" test ! -e "$root/var/lib/stacktira/bootstrapped"
+rm -rf "$scratch/own"
 
+# Systems.
+for system in 'debian 12 bookworm' 'debian 13 trixie' 'almalinux 9.6' 'rocky 10.0' 'rhel 9.4' 'centos 10' 'ol 9.5'; do
+    fresh
+    # shellcheck disable=SC2086 # words
+    system $system
+    ok "$system is known" bootstrap --provisioner none
+done
+for system in 'debian 11 bullseye' 'ubuntu 24.04 noble' 'almalinux 8.10' 'fedora 42' 'alpine 3.22'; do
+    fresh
+    # shellcheck disable=SC2086 # words
+    system $system
+    before=$(tree)
+    fails_with 77 "$system is refused" bootstrap --provisioner none
+    says "by its name" "this system is ${system% [a-z]*}"
+    is "before anything is changed" "$(tree | grep -v '/var')" "$(printf '%s\n' "$before" | grep -v '/var')"
+done
 fresh
-printf '{"snapshot":"../../etc"}\n' >"$scratch/web/channel/stable.json"
-fails_with 69 "a channel that names no snapshot is refused" bootstrap
+rm "$root/etc/os-release"
+fails_with 77 "a system that does not say what it is" bootstrap
 
+# A dry run.
 fresh
-metadata '"role": "hyper", "internal_interface": "lan0", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY"'
-fails_with 69 "a node of a cluster needs Consul's servers" bootstrap --provisioner none
-says "and is told which key" 'no consul_join'
+before=$(tree)
+ok "--dry-run" bootstrap --dry-run --role hyper
+is "changes nothing" "$(tree)" "$before"
+is "not even what is gone after a restart" "$(find "$root/run" 2>/dev/null | wc -l)" 0
+says "but says the role" 'role: hyper'
+says "what would be written" 'would write .*/stacktira.sources'
+says "what would be run" 'would run: install_packages stacktira'
+says "and what would follow" 'would run .*/provision/puppet.sh'
+is "no package manager was asked" "$(calls '^apt-get')" 0
+ok "a bootstrap for real" bootstrap --provisioner none
+before=$(tree)
+ok "and then --dry-run" bootstrap --dry-run
+ok "has nothing to write" sh -c "! printf '%s' \"\$1\" | grep -q 'would write'" sh "$tap_output"
+is "and changes nothing" "$(tree)" "$before"
 
+# The printed script is the same, in one file.
+"$repo/provision/bootstrap.sh" --print >"$scratch/printed.sh"
+ok "--print is a script" bash -n "$scratch/printed.sh"
+ok "that is clean" shellcheck -s sh "$scratch/printed.sh"
+ok "it sources nothing of ours" sh -c "! grep -E '^ *[.] \"\\\$here' '$scratch/printed.sh'"
 fresh
-metadata '"role": "infra", "internal_interface": "lo", "mirror_address": "http://mirror.invalid:8080", "mirror_key": "KEY", "consul_join": "192.0.2.31"'
-fails_with 69 "an interface without an address" bootstrap --provisioner none
-says "is named" "interface 'lo' has no usable address"
+ok "and makes a node alone" on_node STACKTIRA_PROVISION="$repo/provision" sh "$scratch/printed.sh" --provisioner none
+is "of the same kind" "$(fact_of role)" infra
+
+# Two at the same time.
+fresh
+mkdir -p "$root/run/stacktira"
+exec 8>"$root/run/stacktira/bootstrap.lock"
+flock 8
+fails_with 75 "a second bootstrap at the same time" bootstrap
+exec 8>&-
+ok "waits for nobody afterwards" bootstrap --provisioner none
+
+# Traces and logs.
+fresh
+ok "traced" on_node bash -x "$repo/provision/bootstrap.sh" --provisioner none
+is "no secret is shown" "$(printf '%s\n' "$tap_output" | grep -cE "$secret|$(cat "$root/etc/stacktira/consul.token")|$(cat "$root/etc/stacktira/management.token")" || true)" 0
+# shellcheck disable=SC2016
+settings=(CONSUL_HTTP_ADDR=127.0.0.1:1)
+ok "consul.sh traced" on_node bash -x "$repo/provision/consul.sh"
+is "shows none" "$(printf '%s\n' "$tap_output" | grep -cE "$secret|$(cat "$root/etc/stacktira/consul.token")|$(cat "$root/etc/stacktira/management.token")|$(sed -n 's/.*"encrypt": "\(.*\)",/\1/p' "$root/etc/consul.d/20-stacktira.json")" || true)" 0
+is "no secret is in an argument" "$(grep -cE "$secret|$(cat "$root/etc/stacktira/consul.token")" "$scratch/calls" || true)" 0
+is "or in the log" "$(grep -rcE "$secret|$(cat "$root/etc/stacktira/consul.token")" "$root/var/log" | grep -cv ':0$' || true)" 0
 
 plan_done
