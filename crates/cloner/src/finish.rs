@@ -1,8 +1,10 @@
 //! The last part of a run: what is staged is placed, and what the manifest no longer lists is removed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use toolkit::Io;
+use toolkit::atomic::sync_dir;
 
 use crate::Entry;
 use crate::error::Error;
@@ -10,7 +12,7 @@ use crate::fault::Fault;
 use crate::hook::Hook;
 use crate::job::{Progress, Setup};
 use crate::manifest::Repo;
-use crate::place::Staged;
+use crate::place::{Staged, Way};
 use crate::record::Record;
 use crate::report::{Line, State};
 
@@ -24,13 +26,32 @@ pub(crate) fn place(
     hook: Option<&mut Hook>,
     io: &mut Io,
 ) -> (Vec<Line>, Vec<Option<(String, String)>>) {
+    let site = setup.site;
     let changes: Vec<Line> =
         entries.iter().zip(&results).filter_map(|((repo, _), result)| change(repo, result)).collect();
-    let flushed = if changes.is_empty() { Ok(()) } else { setup.site.flush() };
+    let mut ways: Vec<Option<Result<Way, Fault>>> =
+        results.iter().map(|result| staged(result).map(|staged| site.ready(staged, setup.force))).collect();
+    let flushed = if changes.is_empty() { Ok(()) } else { site.flush() };
     let flushed = flushed.and_then(|()| hook.map_or(Ok(()), |hook| hook.announce(&changes.iter().collect::<Vec<_>>())));
+    let mut changed = BTreeSet::new();
+    for (way, staged) in ways.iter_mut().zip(results.iter().map(staged)) {
+        let (Some(Ok(ready)), Some(staged)) = (&way, staged) else { continue };
+        let moved = match &flushed {
+            Ok(()) => site.put(staged, ready, &mut changed),
+            Err(err) => {
+                site.records.withdraw(&staged.record.dest);
+                Err(Fault::disk(&site.stage(), err))
+            }
+        };
+        if let Err(fault) = moved {
+            *way = Some(Err(fault));
+        }
+    }
+    // If the disk refuses now, what is announced tells the next run what is there.
+    let synced = changed.iter().try_for_each(|directory| sync_dir(directory));
     let mut lines = Vec::new();
     let mut resolved = vec![None; entries.len()];
-    for (((repo, _), result), resolved) in entries.iter().zip(results).zip(&mut resolved) {
+    for ((((repo, _), result), way), resolved) in entries.iter().zip(results).zip(ways).zip(&mut resolved) {
         lines.push(match result {
             Err(fault) => Line::failed(repo, None, fault),
             Ok(Progress::Unchanged { sha, tree }) => {
@@ -42,10 +63,10 @@ pub(crate) fn place(
                 Line::new(repo, state, old, Some(new))
             }
             Ok(Progress::Staged { old, staged }) => {
-                let placed = match &flushed {
-                    Ok(()) => setup.site.place(&staged, setup.force),
-                    Err(err) => Err(Fault::disk(&setup.site.stage(), err)),
-                };
+                let placed = way.expect("it was made ready").and_then(|way| match &synced {
+                    Ok(()) => site.settle(&staged, way),
+                    Err(err) => Err(Fault::disk(&site.root, err)),
+                });
                 match placed {
                     Ok(saved) => {
                         if let Some(saved) = saved {
@@ -59,7 +80,19 @@ pub(crate) fn place(
             }
         });
     }
+    if !changed.is_empty()
+        && let Err(err) = sync_dir(site.records.directory())
+    {
+        io.warn(format_args!("cannot sync {}: {err}", site.records.directory().display()));
+    }
     (lines, resolved)
+}
+
+fn staged(result: &Result<Progress, Fault>) -> Option<&Staged> {
+    match result {
+        Ok(Progress::Staged { staged, .. }) => Some(staged),
+        _ => None,
+    }
 }
 
 /// Returns what will be said of a staged tree when it is placed.

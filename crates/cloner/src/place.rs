@@ -5,9 +5,14 @@
 //! a reader sees the old tree or the new one, whole. A process that dies leaves either, and what
 //! is left in the staging directory is removed by the next run, which holds the same lock.
 //!
+//! All trees of a run are placed together, so that few waits for the disk serve for many: the
+//! announced records and the trees are flushed, then every tree is moved, then the directories are
+//! synced, then the records are confirmed.
+//!
 //! What cloner did not place is never deleted: it is refused, or with `--force` it changes places
 //! with the new tree in `<root>/.cloner/saved`, where it stays.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -44,6 +49,15 @@ impl Staged {
     }
 }
 
+/// How a tree comes to its place.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// To an empty place, or over what was recorded there.
+    Over(Option<Box<Record>>),
+    /// Over what must be kept, which goes here.
+    Save(PathBuf),
+}
+
 /// Where a tree lies in its staging directory.
 pub(crate) fn tree_in(directory: &Path) -> PathBuf {
     directory.join("tree")
@@ -77,37 +91,67 @@ impl Site {
         Ok(nix::unistd::syncfs(File::open(self.stage())?)?)
     }
 
-    /// Places a staged tree. Returns where the tree that was in the way is kept, if it is.
-    pub(crate) fn place(&self, staged: &Staged, force: bool) -> Result<Option<PathBuf>, Fault> {
+    /// Makes ready for a staged tree to be moved to its place: looks at what is there and announces what will be.
+    /// Nothing may be moved before [`Self::flush`].
+    pub(crate) fn ready(&self, staged: &Staged, force: bool) -> Result<Way, Fault> {
         let record = &staged.record;
         let place = self.root.join(&record.dest);
         let disk = |err: io::Error| Fault::disk(&place, &err);
         // Long may have passed since the first look: the network was in between.
         dest::check_path(&self.root, &record.dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
         let occupied = self.records.look(&self.root, &record.dest, Depth::Stat).map_err(disk)?;
-        let before = match occupied {
-            Occupied::Clean(before) => Some(before),
-            Occupied::No => None,
-            Occupied::Changed(..) | Occupied::Foreign if force => {
-                return self.place_and_save(staged, &place).map(Some);
-            }
+        let way = match occupied {
+            Occupied::Clean(before) => Way::Over(Some(before)),
+            Occupied::No => Way::Over(None),
+            Occupied::Changed(..) | Occupied::Foreign if force => Way::Save(self.saved(&record.dest).map_err(disk)?),
             Occupied::Changed(_, changes) => return Err(changed(&changes)),
             Occupied::Foreign => return Err(foreign()),
         };
-        let parent = place.parent().expect("a dest lies below the root");
-        self.make_parents(parent).map_err(disk)?;
-        self.records.announce(record).map_err(disk)?;
-        let moved = match fs::symlink_metadata(&place) {
-            Ok(_) => exchange(&staged.tree(), &place),
-            Err(_) => rename_new(&staged.tree(), &place),
+        self.make_parents(place.parent().expect("a dest lies below the root")).map_err(disk)?;
+        self.records.draft(record).map_err(disk)?;
+        Ok(way)
+    }
+
+    /// Moves a staged tree to its place, in one step for readers. Adds the directories whose change must reach the
+    /// disk before [`Self::settle`].
+    pub(crate) fn put(&self, staged: &Staged, way: &Way, changed: &mut BTreeSet<PathBuf>) -> Result<(), Fault> {
+        let place = self.root.join(&staged.record.dest);
+        let moved = match way {
+            // The new tree goes to where the old one is to be kept, then both change places: the old
+            // one is at no time where a sweep finds it.
+            Way::Save(saved) => fs::rename(staged.tree(), saved).and_then(|()| {
+                exchange(saved, &place).inspect_err(|_| {
+                    // Back to where the sweep removes it; if that fails too it is only litter.
+                    let _ = fs::rename(saved, staged.tree());
+                })
+            }),
+            Way::Over(_) => match fs::symlink_metadata(&place) {
+                Ok(_) => exchange(&staged.tree(), &place),
+                Err(_) => rename_new(&staged.tree(), &place),
+            },
         };
         if let Err(err) = moved {
-            self.records.withdraw(&record.dest);
-            return Err(cross_device(disk(err)));
+            self.records.withdraw(&staged.record.dest);
+            return Err(cross_device(Fault::disk(&place, &err)));
         }
-        sync_dir(parent).and_then(|()| self.records.confirm(&record.dest)).map_err(disk)?;
+        changed.extend(place.parent().map(Path::to_owned));
+        if let Way::Save(saved) = way {
+            changed.extend(saved.parent().map(Path::to_owned));
+        }
+        Ok(())
+    }
+
+    /// Notes that a tree is in its place. Returns where the tree that was in the way is kept, if it is.
+    pub(crate) fn settle(&self, staged: &Staged, way: Way) -> Result<Option<PathBuf>, Fault> {
+        let record = &staged.record;
+        let disk = |err: io::Error| Fault::disk(&self.root.join(&record.dest), &err);
+        self.records.confirm_draft(&record.dest).map_err(disk)?;
+        let before = match way {
+            Way::Save(saved) => return Ok(Some(saved)),
+            Way::Over(None) => return Ok(None),
+            Way::Over(Some(before)) => before,
+        };
         // Somebody may have written into the old tree up to the exchange.
-        let Some(before) = before else { return Ok(None) };
         match before.changes(&staged.tree(), Depth::Stat) {
             Ok(changes) if changes.is_empty() => Ok(None),
             _ => {
@@ -116,28 +160,6 @@ impl Site {
                 Ok(Some(saved))
             }
         }
-    }
-
-    /// Places a staged tree over one that must be kept. The new tree goes to where the old one is
-    /// to be kept, then both change places: the old one is at no time where a sweep finds it.
-    fn place_and_save(&self, staged: &Staged, place: &Path) -> Result<PathBuf, Fault> {
-        let record = &staged.record;
-        let disk = |err: io::Error| Fault::disk(place, &err);
-        let saved = self.saved(&record.dest).map_err(disk)?;
-        self.records.announce(record).map_err(disk)?;
-        let moved = fs::rename(staged.tree(), &saved).and_then(|()| exchange(&saved, place));
-        if let Err(err) = moved {
-            self.records.withdraw(&record.dest);
-            // Back to where the sweep removes it; if that fails too it is only litter.
-            let _ = fs::rename(&saved, staged.tree());
-            return Err(cross_device(disk(err)));
-        }
-        let parent = place.parent().expect("a dest lies below the root");
-        sync_dir(parent)
-            .and_then(|()| sync_dir(saved.parent().expect("it is in a directory")))
-            .and_then(|()| self.records.confirm(&record.dest))
-            .map_err(disk)?;
-        Ok(saved)
     }
 
     /// Removes a place that is as it was recorded; a changed one is refused.

@@ -222,6 +222,22 @@ impl Records {
         toolkit::atomic::write(&self.path(&record.dest, "next"), &bytes, 0o600).map(drop)
     }
 
+    /// As [`Self::announce`], for many: what is written is on the disk once the caller has flushed it. One that is
+    /// torn by a crash before that counts as none.
+    pub(crate) fn draft(&self, record: &Record) -> io::Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let bytes = serde_json::to_vec(record)?;
+        let path = self.path(&record.dest, "next");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(&bytes)
+    }
+
+    /// Makes the announced record the current one, once the caller has synced [`Self::directory`].
+    pub(crate) fn confirm_draft(&self, dest: &Path) -> io::Result<()> {
+        fs::rename(self.path(dest, "next"), self.path(dest, "json"))
+    }
+
     /// Makes the announced record the current one.
     pub(crate) fn confirm(&self, dest: &Path) -> io::Result<()> {
         fs::rename(self.path(dest, "next"), self.path(dest, "json"))?;
