@@ -21,6 +21,7 @@ use crate::config::{Address, Config};
 use crate::error::{Cause, excerpt};
 use crate::health::Health;
 use crate::kv::Kv;
+use crate::line::{Fault, Limits, Line};
 use crate::query::{Answer, Consistency, Meta, Query};
 use crate::rights::Rights;
 use crate::session::Sessions;
@@ -43,8 +44,15 @@ struct Inner {
     address: String,
     token: Option<String>,
     scope: Vec<(&'static str, String)>,
+    connect: Duration,
     total: Duration,
     max_response: u64,
+    /// Where a [`Line`] goes to: an agent without TLS whose address is a number.
+    plain: Option<SocketAddr>,
+    /// The host of a [`Line`]'s requests.
+    host: String,
+    /// What stands before the path of a [`Line`]'s requests.
+    prefix: String,
 }
 
 impl std::fmt::Debug for Client {
@@ -75,6 +83,7 @@ impl Client {
             builder = builder.tls_config(tls::build(&config.tls)?);
         }
         let resolver = Target::new(&config.address)?;
+        let plain = resolver.fixed.filter(|_| !config.address.https);
         let agent = ureq::Agent::with_parts(builder.build(), DefaultConnector::default(), resolver);
         let mut url = config.address.clone();
         if let (true, Some(name)) = (url.https, &config.tls.server_name) {
@@ -96,8 +105,12 @@ impl Client {
                 address: config.address.to_string(),
                 token: config.read_token()?,
                 scope,
+                connect: config.connect_timeout,
                 total: config.total_timeout,
                 max_response: config.max_response,
+                plain,
+                host: plain.map(|address| address.to_string()).unwrap_or_default(),
+                prefix: config.address.prefix.clone(),
             }),
         })
     }
@@ -176,13 +189,24 @@ impl Client {
         parameters: &[(&'static str, &str)],
         query: &Query,
     ) -> Result<Answer<Option<serde_json::Value>>, Error> {
-        let path = path.iter().map(|segment| encode(segment)).collect::<Vec<_>>().join("/");
-        let mut request = Request::get(path).query(query);
-        for (name, value) in parameters {
-            request = request.with(name, *value);
-        }
-        let response = self.send_maybe(&request)?;
+        let response = self.send_maybe(&reading(path, parameters, query))?;
         response.optional_answer()
+    }
+
+    /// Reads as [`Client::json`] does, on a connection of the caller's own.
+    pub fn json_on(
+        &self,
+        line: &mut Line,
+        path: &[&str],
+        parameters: &[(&'static str, &str)],
+        query: &Query,
+    ) -> Result<Answer<Option<serde_json::Value>>, Error> {
+        let request = reading(path, parameters, query);
+        let raw = match self.inner.plain {
+            Some(address) => self.exchange_on(line, address, &request)?,
+            None => self.exchange(&request)?,
+        };
+        self.judge(&request, raw)?.optional_answer()
     }
 
     /// Sends a request and takes only a 200.
@@ -213,24 +237,66 @@ impl Client {
         .ok_or_else(|| Error::TooLarge { request: request.to_string(), limit: self.inner.max_response })
     }
 
+    fn exchange_on(&self, line: &mut Line, address: SocketAddr, request: &Request<'_>) -> Result<Raw, Error> {
+        let inner = &*self.inner;
+        let mut head = format!("GET {}{} HTTP/1.1\r\nHost: {}\r\n", inner.prefix, self.target(request), inner.host);
+        head.push_str(concat!("User-Agent: stacktira/", env!("CARGO_PKG_VERSION"), "\r\n"));
+        if let Some(token) = &inner.token {
+            // Checked when it was read: visible ASCII and nothing else.
+            head.push_str("X-Consul-Token: ");
+            head.push_str(token);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        let total = self.deadline(request);
+        let limits = Limits { connect: inner.connect, total, body: inner.max_response };
+        let what = || (inner.address.clone(), request.to_string());
+        match line.exchange(address, head.as_bytes(), limits) {
+            Ok(received) => Ok(Raw {
+                status: received.status,
+                has_index: received.headers.contains_key("X-Consul-Index"),
+                meta: meta(&received.headers),
+                body: received.body,
+            }),
+            Err(Fault::Io(error)) => {
+                Err(Error::Unreachable { address: inner.address.clone(), source: Cause::new(error) })
+            }
+            Err(Fault::Late) => {
+                let (address, request) = what();
+                Err(Error::Timeout { address, request, after: total })
+            }
+            Err(Fault::Malformed(detail)) => {
+                let (address, request) = what();
+                Err(Error::Body { address, request, detail: detail.to_owned() })
+            }
+            Err(Fault::TooLarge) => Err(Error::TooLarge { request: request.to_string(), limit: inner.max_response }),
+        }
+    }
+
     fn deadline(&self, request: &Request<'_>) -> Duration {
         let wait = request.wait.unwrap_or_default();
         request.slack.unwrap_or(self.inner.total) + wait + wait / 16
     }
 
-    fn attempt(&self, request: &Request<'_>) -> Result<Option<Raw>, ureq::Error> {
-        let inner = &*self.inner;
-        let mut url = format!("{}/v1/{}", inner.base, request.path);
+    /// Returns path and query of a request, encoded.
+    fn target(&self, request: &Request<'_>) -> String {
+        let mut target = format!("/v1/{}", request.path);
         let mut separator = '?';
-        for (name, value) in request.parameters.iter().chain(&inner.scope) {
-            url.push(separator);
-            url.push_str(name);
+        for (name, value) in request.parameters.iter().chain(&self.inner.scope) {
+            target.push(separator);
+            target.push_str(name);
             if !value.is_empty() {
-                url.push('=');
-                url.extend(utf8_percent_encode(value, SAFE));
+                target.push('=');
+                target.extend(utf8_percent_encode(value, SAFE));
             }
             separator = '&';
         }
+        target
+    }
+
+    fn attempt(&self, request: &Request<'_>) -> Result<Option<Raw>, ureq::Error> {
+        let inner = &*self.inner;
+        let url = format!("{}{}", inner.base, self.target(request));
         let mut builder = http::Request::builder().method(request.method.name()).uri(url);
         if let Some(token) = &inner.token {
             builder = builder.header("X-Consul-Token", token);
@@ -312,8 +378,15 @@ impl Client {
     }
 }
 
+/// Returns the request for any endpoint; `path` is one segment an element.
+fn reading<'a>(path: &[&str], parameters: &[(&'static str, &str)], query: &Query) -> Request<'a> {
+    let path = path.iter().map(|segment| encode(segment)).collect::<Vec<_>>().join("/");
+    let request = Request::get(path).query(query);
+    parameters.iter().fold(request, |request, (name, value)| request.with(name, *value))
+}
+
 /// Returns whether a connection ended rather than was refused or timed out.
-fn was_cut(error: &std::io::Error) -> bool {
+pub(crate) fn was_cut(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as Kind;
     matches!(error.kind(), Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof)
 }

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::{Seek, SeekFrom, Write};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
@@ -30,6 +30,8 @@ pub struct Cause<'a> {
     pub index: Option<u64>,
     /// Digest of the payload.
     pub digest: &'a str,
+    /// When the change was seen first.
+    pub seen: SystemTime,
     /// The payload.
     pub payload: &'a [u8],
 }
@@ -66,7 +68,12 @@ pub fn run(
         .env("STACKTIRA_WATCH_TYPE", cause.kind.map_or("", Kind::name))
         .env("STACKTIRA_WATCH_INDEX", cause.index.map(|index| index.to_string()).unwrap_or_default())
         .env("STACKTIRA_WATCH_DIGEST", cause.digest)
+        .env("STACKTIRA_WATCH_SEEN", seconds(cause.seen))
         .env_remove("CONSUL_HTTP_TOKEN")
+        // What systemd wants to hear, it wants to hear from us.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .stdin(payload_file(cause.payload).map_err(system("hold the payload in memory"))?);
     let spawned = Group::spawn(&mut command);
     let mut group =
@@ -98,6 +105,12 @@ fn end(group: &mut Group, signal: i32) -> std::io::Result<ExitStatus> {
     group.terminate(GRACE)
 }
 
+/// Writes a time as seconds since 1970, to the millisecond.
+fn seconds(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:03}", since.as_secs(), since.subsec_millis())
+}
+
 fn payload_file(payload: &[u8]) -> std::io::Result<Stdio> {
     let descriptor = memfd_create(c"watch-payload", MFdFlags::MFD_CLOEXEC)?;
     let mut file = std::fs::File::from(descriptor);
@@ -113,7 +126,14 @@ mod tests {
     fn shell(script: &str, limit: Duration, stop: impl FnMut(Duration) -> Option<i32>) -> Result<Ending, Error> {
         let argv = ["/bin/sh", "-c", script].map(OsString::from);
         let payload = vec![b'x'; 1 << 20];
-        let cause = Cause { name: "w", kind: Some(Kind::Key), index: Some(7), digest: "d", payload: &payload };
+        let cause = Cause {
+            name: "w",
+            kind: Some(Kind::Key),
+            index: Some(7),
+            digest: "d",
+            seen: UNIX_EPOCH,
+            payload: &payload,
+        };
         run(&argv, &cause, limit, stop)
     }
 
@@ -128,8 +148,8 @@ mod tests {
         assert_eq!(shell("exit 3", long, nap).expect("runs"), Ending::Code(3));
         assert_eq!(shell("kill -9 $$", long, nap).expect("runs"), Ending::Code(137));
         assert_eq!(shell("test $(wc -c) = 1048576", long, nap).expect("runs"), Ending::Code(0));
-        let told =
-            "test $STACKTIRA_WATCH_NAME$STACKTIRA_WATCH_TYPE$STACKTIRA_WATCH_INDEX$STACKTIRA_WATCH_DIGEST = wkey7d";
+        let told = "test $STACKTIRA_WATCH_NAME$STACKTIRA_WATCH_TYPE$STACKTIRA_WATCH_INDEX$STACKTIRA_WATCH_DIGEST = wkey7d && \
+             test $STACKTIRA_WATCH_SEEN = 0.000";
         assert_eq!(shell(told, long, nap).expect("runs"), Ending::Code(0));
     }
 
@@ -142,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_there_is_an_error() {
-        let cause = Cause { name: "w", kind: None, index: None, digest: "d", payload: b"" };
+        let cause = Cause { name: "w", kind: None, index: None, digest: "d", seen: UNIX_EPOCH, payload: b"" };
         let result = run(&["/nonexistent".into()], &cause, Duration::from_secs(1), nap);
         assert!(matches!(result, Err(Error::Spawn { .. })));
     }

@@ -65,18 +65,21 @@ pub struct WatchSpec {
     pub run: Vec<OsString>,
 }
 
-/// A run starts when nothing has changed for `quiet`, or when the first change is `at_most` old.
+/// A run starts when nothing has changed for `quiet`, or when the first change is `at_most` old. Where the file says
+/// nothing, the first change after a quiet while is run at once and only those that follow are gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Debounce {
     /// How long it must be quiet.
     pub quiet: Duration,
     /// How long the first change may wait.
     pub at_most: Duration,
+    /// Whether a change does not wait at all when nothing was run for `quiet`.
+    pub at_once: bool,
 }
 
 impl Default for Debounce {
     fn default() -> Debounce {
-        Debounce { quiet: Duration::from_millis(100), at_most: Duration::from_secs(2) }
+        Debounce { quiet: Duration::from_millis(100), at_most: Duration::from_secs(2), at_once: true }
     }
 }
 
@@ -86,7 +89,7 @@ impl Debounce {
         let (quiet, at_most) = text.split_once("..").unwrap_or((text, text));
         let quiet = duration::parse(quiet).map_err(|_| wrong())?;
         let at_most = duration::parse(at_most).map_err(|_| wrong())?;
-        if quiet > at_most { Err(wrong()) } else { Ok(Debounce { quiet, at_most }) }
+        if quiet > at_most { Err(wrong()) } else { Ok(Debounce { quiet, at_most, at_once: false }) }
     }
 }
 

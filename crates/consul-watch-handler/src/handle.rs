@@ -1,7 +1,7 @@
 //! `handle`: one payload from stdin, for use under Consul's own watches.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use toolkit::signals::Notes;
@@ -21,6 +21,7 @@ use crate::state::{State, Store};
 /// # Errors
 /// Those of [`Error`].
 pub fn run(options: &Handle, settings: &Settings, input: impl Read, io: &mut Io) -> Result<u8, Error> {
+    let seen = SystemTime::now();
     let given = given_subject(options)?;
     let (bytes, payload) = payload::read(input)?;
     // From here on a signal is passed on to the command; before, it ends us as if we were not there.
@@ -45,7 +46,7 @@ pub fn run(options: &Handle, settings: &Settings, input: impl Read, io: &mut Io)
     if let Some(path) = &options.record {
         record(path, &name, kind, index, &bytes, &payload, &options.fields, io);
     }
-    let handling = Handling { name: &name, kind, index, bytes: &bytes, options, settings, notes };
+    let handling = Handling { name: &name, kind, index, seen, bytes: &bytes, options, settings, notes };
     if kind == Some(Kind::Event) {
         return handling.events(&payload, state, &store, io);
     }
@@ -56,6 +57,8 @@ struct Handling<'a> {
     name: &'a str,
     kind: Option<Kind>,
     index: Option<u64>,
+    /// When it came.
+    seen: SystemTime,
     /// The payload as it came.
     bytes: &'a [u8],
     options: &'a Handle,
@@ -154,7 +157,7 @@ impl Handling<'_> {
 
     fn execute(&self, payload: &[u8], digest: &str, io: &mut Io) -> Result<Ending, Error> {
         io.note(format_args!("{}: changed, running the command", self.name));
-        let cause = Cause { name: self.name, kind: self.kind, index: self.index, digest, payload };
+        let cause = Cause { name: self.name, kind: self.kind, index: self.index, digest, seen: self.seen, payload };
         let mut hangups = self.notes.hangups();
         command::run(&self.options.command, &cause, self.options.timeout, |pause| {
             self.notes.wait(pause);

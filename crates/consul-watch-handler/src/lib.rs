@@ -20,12 +20,14 @@
 //! Of `replay`: 1 a command failed or a digest differs.
 
 pub mod agent;
+mod board;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod error;
 mod follow;
 pub mod handle;
+mod notify;
 pub mod payload;
 pub mod replay;
 mod runner;

@@ -121,6 +121,7 @@ pub fn run(options: &Replay, io: &mut Io) -> Result<u8, Error> {
                     kind: entry.kind,
                     index: entry.index,
                     digest,
+                    seen: std::time::SystemTime::now(),
                     payload: payload.as_bytes(),
                 };
                 Some(command::run(&options.command, &cause, options.timeout, |pause| {

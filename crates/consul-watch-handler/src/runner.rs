@@ -1,5 +1,7 @@
 //! The runner of a watch: compares what was seen with what is remembered, and runs the command if it must.
 //!
+//! Its thread lives from a change until the change is settled; forty quiet watches have no such thread.
+//!
 //! It holds the lock of its name from the comparison until the success is remembered. Whatever goes wrong (command
 //! failed, answer not confirmed, lock taken), it comes back to what is then on the board: a failed command within
 //! 10 s, an unconfirmed answer within 5 s.
@@ -8,17 +10,18 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use consul_client::Class;
 use serde_json::Value;
 use toolkit::backoff::Backoff;
 use toolkit::exit;
 
+use crate::board::{Board, Due, Message, Observation};
 use crate::command::{self, Cause, Ending};
 use crate::config::WatchSpec;
 use crate::error::Error;
-use crate::follow::{Board, Due, Link, Message, Observation};
+use crate::follow::Link;
 use crate::handle::fresh_events;
 use crate::payload::{self, Kind};
 use crate::source::Subject;
@@ -26,10 +29,13 @@ use crate::state::{State, Store};
 
 /// The part of a watch that confirms, among the parts that can be in trouble.
 const CONFIRM: &str = "confirmation";
+/// How long another process may hold the lock of a name.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// The part of a watch that runs its command, among the parts that can be stuck.
+const RUNNING: &str = "command";
 
 pub(crate) struct Runner {
     pub(crate) spec: WatchSpec,
-    pub(crate) board: Arc<Board>,
     pub(crate) link: Arc<Link>,
     pub(crate) store: Store,
     pub(crate) say: Sender<Message>,
@@ -50,16 +56,9 @@ enum Verdict {
 }
 
 impl Runner {
-    pub(crate) fn new(
-        spec: WatchSpec,
-        board: Arc<Board>,
-        link: Arc<Link>,
-        store: Store,
-        say: Sender<Message>,
-    ) -> Runner {
+    pub(crate) fn new(spec: WatchSpec, link: Arc<Link>, store: Store, say: Sender<Message>) -> Runner {
         Runner {
             spec,
-            board,
             link,
             store,
             say,
@@ -70,51 +69,62 @@ impl Runner {
         }
     }
 
-    pub(crate) fn run(mut self) {
+    /// Does what there is to do, until there is no more.
+    pub(crate) fn run(&mut self, board: &Board) {
+        // Confirming, locking, running and ending all have limits; together they are this.
+        let limit = LOCK_WAIT + self.spec.timeout + command::GRACE + Duration::from_secs(120);
         let mut retry_at = None;
-        while let Due::Observed(seen) = self.board.due(self.spec.debounce, retry_at) {
-            let verdict = self.settle(&seen).unwrap_or_else(|error| {
+        loop {
+            board.promise(RUNNING, limit);
+            let seen = match board.due(self.spec.debounce, retry_at) {
+                Due::Observed(seen) => seen,
+                Due::Idle => break,
+                Due::Stop => {
+                    board.end();
+                    break;
+                }
+            };
+            let verdict = self.settle(board, &seen).unwrap_or_else(|error| {
                 self.warn(format_args!("{}, trying again", exit::chain(&error)));
                 Verdict::Again(self.failures.next_delay())
             });
             retry_at = match verdict {
-                Verdict::Settled => None,
+                // A stop is what the board says next.
+                Verdict::Settled | Verdict::Stopped => None,
                 Verdict::Again(pause) => Some(Instant::now() + pause),
-                Verdict::Stopped => return,
             };
         }
+        board.at_rest(RUNNING);
     }
 
-    fn settle(&mut self, seen: &Observation) -> Result<Verdict, Error> {
-        let board = Arc::clone(&self.board);
-        let name = self.spec.name.clone();
-        let Some(_lock) = self.store.lock(&name, Duration::from_secs(60), || !board.is_stopped())? else {
+    fn settle(&mut self, board: &Board, seen: &Observation) -> Result<Verdict, Error> {
+        let Some(_lock) = self.store.lock(&self.spec.name, LOCK_WAIT, || !board.is_stopped())? else {
             return Ok(Verdict::Stopped);
         };
-        let state = self.unsaved.clone().unwrap_or_else(|| self.store.load(&name));
+        let state = self.unsaved.clone().unwrap_or_else(|| self.store.load(&self.spec.name));
         if self.spec.subject.kind() == Kind::Event {
-            return self.events(seen, state);
+            return self.events(board, seen, state);
         }
-        self.level(seen, state)
+        self.level(board, seen, state)
     }
 
-    fn events(&mut self, seen: &Observation, mut state: State) -> Result<Verdict, Error> {
+    fn events(&mut self, board: &Board, seen: &Observation, mut state: State) -> Result<Verdict, Error> {
         let fresh = fresh_events(&seen.payload, &state);
         if payload::is_nothing(&fresh) {
             return Ok(Verdict::Settled);
         }
         let digest = payload::digest(Some(Kind::Event), &fresh, &[]);
-        self.execute(&fresh, &digest, seen.index, |_| {
+        self.execute(board, &fresh, &digest, (seen.index, seen.since), |_| {
             let ids = fresh.as_array().into_iter().flatten().filter_map(payload::event_id);
             state.remember(ids.map(str::to_owned));
             State { kind: Some(Kind::Event), digest: Some(digest.clone()), index: Some(seen.index), ..state }
         })
     }
 
-    fn level(&mut self, seen: &Observation, state: State) -> Result<Verdict, Error> {
+    fn level(&mut self, board: &Board, seen: &Observation, state: State) -> Result<Verdict, Error> {
         let kind = Some(self.spec.subject.kind());
         if state.digest.as_deref() == Some(seen.digest.as_str()) {
-            self.quiet();
+            self.quiet(board);
             return Ok(Verdict::Settled);
         }
         let mut payload = Arc::clone(&seen.payload);
@@ -126,14 +136,14 @@ impl Runner {
         if shrunk || contradicted || payload::is_nothing(&payload) {
             match self.spec.subject.confirm(&self.link.client()) {
                 Ok(answer) => {
-                    self.board.fine(CONFIRM);
+                    board.fine(CONFIRM);
                     digest = payload::digest(kind, &answer.value, &self.spec.fields);
                     items = payload::items(kind, &answer.value);
                     index = answer.meta.index;
                     payload = Arc::new(answer.value);
                 }
                 Err(error) => {
-                    self.board.trouble(CONFIRM, &error);
+                    board.trouble(CONFIRM, &error);
                     if error.class() == Class::Denied {
                         self.link.renew();
                     }
@@ -142,7 +152,7 @@ impl Runner {
             }
         }
         if digest == seen.digest {
-            self.quiet();
+            self.quiet(board);
         } else {
             if !contradicted {
                 self.note(format_args!("an answer that lacked things was old"));
@@ -152,7 +162,7 @@ impl Runner {
         let verdict = if state.digest.as_deref() == Some(digest.as_str()) {
             Verdict::Settled
         } else {
-            self.execute(&payload, &digest.clone(), index, |spec| State {
+            self.execute(board, &payload, &digest.clone(), (index, seen.since), |spec| State {
                 kind,
                 digest: Some(digest),
                 index: Some(index),
@@ -171,17 +181,18 @@ impl Runner {
     }
 
     /// Forgets doubts about what was on the board.
-    fn quiet(&mut self) {
-        self.board.fine(CONFIRM);
+    fn quiet(&mut self, board: &Board) {
+        board.fine(CONFIRM);
         self.contradicted = None;
         self.doubts.reset();
     }
 
     fn execute(
         &mut self,
+        board: &Board,
         payload: &Value,
         digest: &str,
-        index: u64,
+        (index, seen): (u64, SystemTime),
         success: impl FnOnce(&WatchSpec) -> State,
     ) -> Result<Verdict, Error> {
         let mut bytes = payload.to_string().into_bytes();
@@ -191,13 +202,21 @@ impl Runner {
             kind: Some(self.spec.subject.kind()),
             index: Some(index),
             digest,
+            seen,
             payload: &bytes,
         };
-        self.note(format_args!("changed (index {index}), running {}", shown(&self.spec.run)));
-        let ending = command::run(&self.spec.run, &cause, self.spec.timeout, |pause| self.board.ending(pause))?;
+        self.note(format_args!("changed{}, running {}", self.place(index), shown(&self.spec.run)));
+        let began = Instant::now();
+        let ending = command::run(&self.spec.run, &cause, self.spec.timeout, |pause| board.ending(pause))?;
         let failure = match ending {
             Ending::Code(exit::OK) => {
                 self.failures.reset();
+                self.ran(format_args!(
+                    "changed{}, {} succeeded after {} ms",
+                    self.place(index),
+                    shown(&self.spec.run),
+                    began.elapsed().as_millis()
+                ));
                 self.commit(success(&self.spec));
                 return Ok(Verdict::Settled);
             }
@@ -224,6 +243,15 @@ impl Runner {
 
     fn warn(&self, text: std::fmt::Arguments<'_>) {
         let _ = self.say.send(Message::Warn(format!("{}: {text}", self.spec.name)));
+    }
+
+    /// Names the index of a change; that of an event is no place in a history.
+    fn place(&self, index: u64) -> String {
+        if self.spec.subject.kind() == Kind::Event { String::new() } else { format!(" (index {index})") }
+    }
+
+    fn ran(&self, text: std::fmt::Arguments<'_>) {
+        let _ = self.say.send(Message::Ran(format!("{}: {text}", self.spec.name)));
     }
 
     fn note(&self, text: std::fmt::Arguments<'_>) {

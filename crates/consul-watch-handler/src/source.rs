@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consul_client::{Answer, Client, Error, Meta, Query, Right};
+use consul_client::{Answer, Client, Error, Line, Meta, Query, Right};
 use serde_json::{Value, json};
 
 use crate::payload::Kind;
@@ -67,8 +67,23 @@ impl Subject {
     /// # Errors
     /// Those of the client; "nothing there" is none.
     pub fn read(&self, client: &Client, query: &Query) -> Result<Answer<Value>, Error> {
+        self.read_by(|path, parameters| client.json(path, parameters, query))
+    }
+
+    /// As [`Subject::read`], on a connection of the caller's own.
+    ///
+    /// # Errors
+    /// Those of the client.
+    pub fn read_on(&self, client: &Client, line: &mut Line, query: &Query) -> Result<Answer<Value>, Error> {
+        self.read_by(|path, parameters| client.json_on(line, path, parameters, query))
+    }
+
+    fn read_by(
+        &self,
+        ask: impl FnOnce(&[&str], &[(&'static str, &str)]) -> Result<Answer<Option<Value>>, Error>,
+    ) -> Result<Answer<Value>, Error> {
         let get = |path: &[&str], parameters: &[(&'static str, &str)]| {
-            client.json(path, parameters, query).map(|answer| answer.map(Option::unwrap_or_default))
+            ask(path, parameters).map(|answer| answer.map(Option::unwrap_or_default))
         };
         match self {
             Subject::Key(key) => {

@@ -33,9 +33,13 @@ fn the_command_is_told_why_and_gets_no_token() {
         .expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("STACKTIRA_WATCH_DIR=")).collect();
-    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
     assert!(lines[0].starts_with("STACKTIRA_WATCH_DIGEST=") && lines[0].len() == 23 + 64);
-    assert_eq!(lines[1..], ["STACKTIRA_WATCH_INDEX=42", "STACKTIRA_WATCH_NAME=k", "STACKTIRA_WATCH_TYPE=key"]);
+    assert_eq!(lines[1..3], ["STACKTIRA_WATCH_INDEX=42", "STACKTIRA_WATCH_NAME=k"]);
+    let seen = lines[3].strip_prefix("STACKTIRA_WATCH_SEEN=").expect("a time").parse::<f64>().expect("in seconds");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later").as_secs_f64();
+    assert!((now - 60.0..=now).contains(&seen), "{seen}");
+    assert_eq!(lines[4], "STACKTIRA_WATCH_TYPE=key");
 }
 
 fn bench_file(bench: &Bench, text: &str) -> std::path::PathBuf {

@@ -86,6 +86,13 @@ impl Bench {
         self.start(command, config)
     }
 
+    /// Starts `watch` with a configuration and variables, on the small Consul.
+    pub(crate) fn watch_with(&self, config: &str, variables: &[(&str, &str)]) -> Watch {
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        self.start(command, config)
+    }
+
     /// Starts `watch` with a configuration, on another Consul.
     pub(crate) fn watch_at(&self, url: &str, config: &str) -> Watch {
         let mut command = self.command();

@@ -295,6 +295,7 @@ fn a_wrong_file_is_65_and_names_line_and_key() {
     assert_eq!(output.status.code(), Some(73), "{}", stderr(&output));
 }
 
+/// How much that is of the goal, which is for an optimised program, tests/bench/watch.sh says.
 #[test]
 fn many_watches_cost_little() {
     let bench = Bench::new();
@@ -302,13 +303,53 @@ fn many_watches_cost_little() {
         (0..40).map(|number| format!("- {{name: w{number}, type: key, key: k{number}, run: [/bin/true]}}\n")).collect();
     let watch = bench.watch(&format!("watches:\n{watches}"));
     until("all ask", || bench.consul.requests().iter().filter(|request| request.contains("index=")).count() >= 40);
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", watch.pid())).expect("it runs").count();
+    until("what runs commands rests", || threads() == 42);
     let status = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", watch.pid())).expect("readable");
     let own: u64 = status
         .lines()
         .filter(|line| line.starts_with("Anonymous:"))
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum();
-    assert!(own < 9 * 1024, "{own} KiB of its own for 40 watches");
+    assert!(own < 5 * 1024, "{own} KiB of its own for 40 watches");
+}
+
+/// What systemd hears of a service of type notify, over a reload, while it lives and when it ends.
+#[test]
+fn systemd_is_told() {
+    let bench = Bench::new();
+    let told = bench.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&told).expect("free");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("settable");
+    let run = bench.script("r", &format!("env > {}", bench.path("r.log").display()));
+    let config = format!("watches:\n- {{name: k, type: key, key: k, run: [{run}]}}\n");
+    let variables = [("NOTIFY_SOCKET", told.to_str().expect("text")), ("WATCHDOG_USEC", "1000000")];
+    let watch = bench.watch_with(&config, &variables);
+    let next = || {
+        let mut bytes = [0; 512];
+        let count = socket.recv(&mut bytes).expect("it says something");
+        String::from_utf8(bytes[..count].to_vec()).expect("text")
+    };
+    let after_beats = || loop {
+        let message = next();
+        if message != "WATCHDOG=1" {
+            break message;
+        }
+    };
+    let ready = after_beats();
+    assert!(ready.starts_with("READY=1\nSTATUS=1 watches of "), "{ready}");
+    until("it runs", || !bench.log("r").is_empty());
+    let given = bench.log("r").join("\n");
+    assert!(!given.contains("NOTIFY_SOCKET") && !given.contains("WATCHDOG_"), "commands do not speak for us: {given}");
+    for _ in 0..3 {
+        while next() != "WATCHDOG=1" {}
+    }
+    watch.signal(Signal::SIGHUP);
+    let reloading = after_beats();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert!(after_beats().starts_with("READY=1\n"));
+    assert_eq!(watch.end().0, Some(0));
+    assert_eq!(after_beats(), "STOPPING=1");
 }
 
 /// A Consul whose plain reads of a prefix may be older than its consistent ones.
