@@ -32,6 +32,10 @@ summary=$state_dir/last_run_summary.yaml
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 began_exactly=$(date +%s.%N)
 began=${began_exactly%.*}
+# The change that the first kick of this run was for, if a watch kicked: its environment comes along.
+watch=$(printf '%s' "${STACKTIRA_WATCH_NAME:-}" | tr -cd 'A-Za-z0-9._-')
+index=$(printf '%s' "${STACKTIRA_WATCH_INDEX:-}" | tr -cd 0-9)
+seen=$(printf '%s' "${STACKTIRA_WATCH_SEEN:-}" | grep -x '[0-9]\{1,12\}\.[0-9]\{3\}' || true)
 reason=$(printf '%s' "${TS_REASON:-unknown}" | tr -d '\042\134' | tr -c '[:print:]' ' ')
 
 # count NAME: of the resources in Puppet's own summary of this run.
@@ -41,10 +45,17 @@ count() { sed -n "/^resources:/,/^[a-z]/s/^  $1: \([0-9]*\)\$/\1/p" "$summary" 2
 # run goes on, code and duration are those of the run before it.
 publish() {
     atomic_write 0644 "$record" <<EOF || true
-{"v": 1, "node": "$node", "state": "$1", "exit_code": $2, "started": "$started", "duration": $3, "changed": $(count changed), "failed": $(count failed), "pending": $(count out_of_sync), "repos": "$(lock_digest)", "mirror": "$(snapshot_id)", "reason": "$reason"}
+{"v": 1, "node": "$node", "state": "$1", "exit_code": $2, "started": "$started", "duration": $3, "changed": $(count changed), "failed": $(count failed), "pending": $(count out_of_sync), "repos": "$(lock_digest)", "mirror": "$(snapshot_id)", "reason": "$reason", "cause": $(cause)}
 EOF
     # Consul may be what is broken; the next run publishes again.
     consul-kv put "stacktira/node/$node" <"$record" >/dev/null 2>&1 || log "warning: the state could not be published in Consul"
+}
+
+# cause: what was changed in Consul, and how many seconds ago this node saw that: from a write to "converged".
+cause() {
+    [ -n "$seen" ] || { printf null; return; }
+    printf '{"watch": "%s", "index": %s, "seen": %s, "after": %s}' "$watch" "${index:-null}" "$seen" \
+        "$(date +%s.%N | awk -v seen="$seen" '{ printf "%.1f", $1 - seen }')"
 }
 
 lock_digest() { sha256sum "$state_dir/repos.lock" 2>/dev/null | cut -c1-16; }
@@ -104,10 +115,21 @@ case $code in
     *) fail "hiera-consul lookup stacktira::elect" $code ;;
 esac
 
+# Where Hiera caps how many nodes run at once, Puppet waits for a slot. A slot that is lost does not cut Puppet off.
 code=0
-puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hiera.yaml" \
+limit=$(hiera-consul lookup --render-as s stacktira::limit) || code=$?
+case $code in
+    0) set -- consul-elect slot "$(hiera-consul lookup --render-as s --default converge stacktira::limit_name)" \
+        --limit "$limit" --timeout 10m --on-loss continue -- ;;
+    1) set -- ;;
+    *) fail "hiera-consul lookup stacktira::limit" $code ;;
+esac
+
+code=0
+"$@" puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hiera.yaml" \
     --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \
     --logdest console "$environment/manifests/site.pp" || code=$?
+case $code in 124 | 125 | 126 | 127) fail "waiting for a slot, or starting Puppet," $code ;; esac
 case $code in 0 | 2) finished=converged ;; *) finished=failed ;; esac
 publish $finished "$code" $(($(date +%s) - began))
 remember "$code"

@@ -83,7 +83,7 @@ impl Line {
         let deadline = Instant::now() + limits.total;
         let kept = self.open.take().filter(|open| open.address == address && open.used.elapsed() < IDLE);
         if let Some(open) = kept {
-            match self.attempt(open, head, deadline, limits) {
+            match self.attempt(open, head, deadline, limits.body) {
                 // The agent may have closed it while nothing was asked. A read can be asked again.
                 Err(Fault::Io(error)) if crate::client::was_cut(&error) => {}
                 other => return other,
@@ -91,15 +91,15 @@ impl Line {
         }
         let stream = TcpStream::connect_timeout(&address, limits.connect.min(limits.total))?;
         stream.set_nodelay(true)?;
-        self.attempt(Open { address, stream, used: Instant::now() }, head, deadline, limits)
+        stream.set_write_timeout(Some(limits.connect))?;
+        self.attempt(Open { address, stream, used: Instant::now() }, head, deadline, limits.body)
     }
 
-    fn attempt(&mut self, open: Open, head: &[u8], deadline: Instant, limits: Limits) -> Result<Received, Fault> {
-        open.stream.set_write_timeout(Some(limits.connect))?;
+    fn attempt(&mut self, open: Open, head: &[u8], deadline: Instant, limit: u64) -> Result<Received, Fault> {
         (&open.stream).write_all(head)?;
         let mut input = Input { stream: &open.stream, deadline, bytes: Vec::new(), at: 0 };
         let (status, headers, version) = input.head()?;
-        let body = input.body(&headers, limits.body)?;
+        let body = input.body(&headers, limit)?;
         let says = |value| has_token(&headers, "connection", value);
         // What follows an answer unasked belongs to nothing.
         if version == 1 && !says("close") && input.at == input.bytes.len() {

@@ -1,4 +1,5 @@
-//! Becoming leader: wait until nobody leads, then make the key and lock it in one step.
+//! Becoming a holder: wait until nobody holds the place, then make its key and lock it in one step. For a leader there
+//! is one place; of slots, which are as many places, any will do ([`crate::slots`]).
 //!
 //! The session has no check of its node: a flap of the gossip would end it behind its owner's back, while an
 //! owner that is gone is noticed by its silence anyway. Its locks are deleted with it, so that the key exists
@@ -22,7 +23,8 @@ use consul_client::{Behavior, Class, Client, KvPair, NewSession, Query, next_ind
 use toolkit::backoff::{Backoff, jittered};
 
 use crate::lease::Beat;
-use crate::record::{Record, Stored, key, lease_key};
+use crate::record::{Place, Record, Stored};
+use crate::slots::Slots;
 use crate::{Error, clock};
 
 /// How long nobody can lead after a leader was lost. It only has to cover requests that were under way: an owner
@@ -31,15 +33,15 @@ const LOCK_DELAY: Duration = Duration::from_secs(3);
 /// How much longer than its TTL a leader must be silent.
 const SLACK: Duration = Duration::from_secs(3);
 /// The longest query of who waits; a key that ends by hand may not wake it.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Shortest time between two looks: a beat that is not there yet lets every write of the cluster wake the query.
 const PACE: Duration = Duration::from_millis(100);
 
 /// What a campaign tells.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Somebody else leads.
-    LedBy(String),
+    /// Others hold all there is.
+    HeldBy(String),
     /// Consul is away.
     Trouble(String),
     /// Leading now.
@@ -51,6 +53,7 @@ pub(crate) enum News {
 /// Leadership just won.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub(crate) place: Place,
     pub(crate) session: String,
     /// When the request that last renewed the session was sent.
     pub(crate) since: Duration,
@@ -59,11 +62,30 @@ pub(crate) struct Held {
     pub(crate) index: u64,
 }
 
-/// A campaign for one election.
+/// What a campaign is for.
+#[derive(Debug, Clone)]
+pub(crate) enum Goal {
+    /// To lead the election of this name.
+    Lead(String),
+    /// One of `limit` slots of a name.
+    Slot { name: String, limit: u32 },
+}
+
+impl std::fmt::Display for Goal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Goal::Lead(name) => write!(f, "leadership of {name}"),
+            Goal::Slot { name, limit: 1 } => write!(f, "the slot of {name}"),
+            Goal::Slot { name, limit } => write!(f, "one of {limit} slots of {name}"),
+        }
+    }
+}
+
+/// A campaign.
 #[derive(Debug)]
 pub(crate) struct Campaign {
     pub(crate) client: Client,
-    pub(crate) name: String,
+    pub(crate) goal: Goal,
     pub(crate) ttl: Duration,
     /// Set to end it.
     pub(crate) stop: Arc<AtomicBool>,
@@ -80,26 +102,33 @@ impl Campaign {
         if let Err(unheard) = news.send(last)
             && let News::Won(held) = unheard.0
         {
-            release(&self.client, &self.name, &held);
+            release(&self.client, &held);
         }
     }
 
     fn win(&self, news: &Sender<News>) -> Result<Option<Held>, Error> {
-        let mut sight = Sight::default();
+        let mut race = match &self.goal {
+            Goal::Lead(name) => Race::Lead { name, place: Place::leader(name), sight: Sight::default() },
+            Goal::Slot { name, limit } => Race::Slot(Slots::new(name, *limit)),
+        };
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(3));
-        let mut leader = None;
+        let mut known = None;
         while !self.stop.load(Ordering::SeqCst) {
-            match self.step(&mut sight) {
+            let step = match &mut race {
+                Race::Lead { name, place, sight } => self.step(name, place, sight),
+                Race::Slot(slots) => slots.step(self),
+            };
+            match step {
                 Ok(Step::Won(held)) => return Ok(Some(held)),
                 // Somebody was faster, or the lock delay runs: it wakes no query.
                 Ok(Step::NotYet) => {
                     std::thread::sleep(jittered(Duration::from_millis(700)));
                 }
-                Ok(Step::Led(node)) => {
-                    if leader.as_ref() != Some(&node) {
+                Ok(Step::Held(by)) => {
+                    if known.as_ref() != Some(&by) {
                         // The receiver goes away only when the process ends.
-                        let _ = news.send(News::LedBy(node.clone()));
-                        leader = Some(node);
+                        let _ = news.send(News::HeldBy(by.clone()));
+                        known = Some(by);
                     }
                     std::thread::sleep(PACE);
                 }
@@ -115,55 +144,61 @@ impl Campaign {
         Ok(None)
     }
 
-    fn step(&self, sight: &mut Sight) -> Result<Step, Error> {
-        let Some(pair) = self.client.kv().get(&key(&self.name), &Query::new())?.value else {
-            return Ok(self.attempt()?.map_or(Step::NotYet, Step::Won));
+    fn step(&self, name: &str, place: &Place, sight: &mut Sight) -> Result<Step, Error> {
+        let Some(pair) = self.client.kv().get(&place.key, &Query::new())?.value else {
+            return Ok(self.attempt(place)?.map_or(Step::NotYet, Step::Won));
         };
         let Some(session) = &pair.session else {
             // Chosen for good, which a consistent read has to say, too.
-            return match Stored::read(&self.client, &self.name, &Query::consistent())? {
+            return match Stored::read(&self.client, name, &Query::consistent())? {
                 Some(stored) if !stored.is_held() => {
-                    Err(Error::Chosen { name: self.name.clone(), node: stored.record.node })
+                    Err(Error::Chosen { name: name.to_owned(), node: stored.record.node })
                 }
                 _ => Ok(Step::NotYet),
             };
         };
-        if self.is_silent(session, sight)? {
-            match self.client.sessions().destroy(session) {
-                Ok(()) => return Ok(Step::NotYet),
-                // Without the right to end sessions of other nodes, Consul's own end of it is waited for.
-                Err(error) if error.class() == Class::Denied => *sight = Sight::default(),
-                Err(error) => return Err(error.into()),
-            }
+        if self.is_silent(&place.lease, session, sight)? && self.depose(session, sight)? {
+            return Ok(Step::NotYet);
         }
-        let record = serde_json::from_slice::<Record>(&pair.value);
-        Ok(Step::Led(record.map_or_else(|_| "an unknown node".to_owned(), |record| record.node)))
+        Ok(Step::Held(holder(&pair)))
+    }
+
+    /// Ends the session of a holder whose lease is over; whether that worked.
+    pub(crate) fn depose(&self, session: &str, sight: &mut Sight) -> Result<bool, Error> {
+        match self.client.sessions().destroy(session) {
+            Ok(()) => Ok(true),
+            // Without the right to end sessions of other nodes, Consul's own end of it is waited for.
+            Err(error) if error.class() == Class::Denied => {
+                *sight = Sight::default();
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for the leader's next beat, for a while; returns whether its lease is certainly over.
-    fn is_silent(&self, session: &str, sight: &mut Sight) -> Result<bool, Error> {
-        let key = lease_key(&self.name);
+    fn is_silent(&self, lease: &str, session: &str, sight: &mut Sight) -> Result<bool, Error> {
         let left = sight.overdue.map_or(LOOK_EVERY, |at| at.saturating_sub(clock::now()));
         let query = Query::blocking(sight.index, left.min(LOOK_EVERY));
-        let answer = self.client.kv().get(&key, &query)?;
+        let answer = self.client.kv().get(lease, &query)?;
         sight.index = next_index(sight.index, answer.meta.index);
         if !sight.look(session, answer.value.as_ref(), clock::now()) {
             return Ok(false);
         }
-        let last = self.client.kv().get(&key, &Query::consistent())?.value;
+        let last = self.client.kv().get(lease, &Query::consistent())?.value;
         Ok(sight.look(session, last.as_ref(), clock::now()))
     }
 
-    fn attempt(&self) -> Result<Option<Held>, Error> {
+    pub(crate) fn attempt(&self, place: &Place) -> Result<Option<Held>, Error> {
         let agent = self.client.agent().info()?;
         let session = self.client.sessions().create(&NewSession {
-            name: format!("consul-elect {}", self.name),
+            name: format!("consul-elect: {}", place.what),
             ttl: self.ttl,
             lock_delay: LOCK_DELAY,
             behavior: Behavior::Delete,
             node_checks: Some(Vec::new()),
         })?;
-        let won = self.take(&Record::new(&agent, Some(&session)), &session);
+        let won = self.take(place, &Record::new(&agent, Some(&session)), &session);
         if !matches!(won, Ok(Some(_))) {
             // If this fails too, the session ends by itself.
             let _ = self.client.sessions().destroy(&session);
@@ -171,34 +206,46 @@ impl Campaign {
         won
     }
 
-    fn take(&self, record: &Record, session: &str) -> Result<Option<Held>, Error> {
-        let (kv, key) = (self.client.kv(), key(&self.name));
-        let Some(token) = kv.acquire_new(&key, &record.bytes(), session)? else { return Ok(None) };
+    fn take(&self, place: &Place, record: &Record, session: &str) -> Result<Option<Held>, Error> {
+        let (kv, key) = (self.client.kv(), place.key.as_str());
+        let Some(token) = kv.acquire_new(key, &record.bytes(), session)? else { return Ok(None) };
         let record = Record { token: Some(token), ..record.clone() };
-        if !kv.acquire(&key, &record.bytes(), session)? {
+        if !kv.acquire(key, &record.bytes(), session)? {
             return Ok(None);
         }
-        let Some(pair) = kv.get(&key, &Query::consistent())?.value else { return Ok(None) };
+        let Some(pair) = kv.get(key, &Query::consistent())?.value else { return Ok(None) };
         if pair.session.as_deref() != Some(session) || pair.create_index != token {
             return Ok(None);
         }
         // These requests may have taken a while: the lease starts with its whole time.
         let since = clock::now();
         self.client.sessions().renew(session)?;
-        Ok(Some(Held { session: session.to_owned(), since, token, index: pair.modify_index }))
+        let place = place.clone();
+        Ok(Some(Held { place, session: session.to_owned(), since, token, index: pair.modify_index }))
     }
 }
 
-enum Step {
+enum Race<'a> {
+    Lead { name: &'a str, place: Place, sight: Sight },
+    Slot(Slots),
+}
+
+pub(crate) enum Step {
     Won(Held),
     NotYet,
-    /// By this node.
-    Led(String),
+    /// By these nodes.
+    Held(String),
+}
+
+/// Names the holder of a record.
+pub(crate) fn holder(pair: &KvPair) -> String {
+    let record = serde_json::from_slice::<Record>(&pair.value);
+    record.map_or_else(|_| "an unknown node".to_owned(), |record| record.node)
 }
 
 /// What a campaign has seen of the leader's beats.
 #[derive(Debug, Default)]
-struct Sight {
+pub(crate) struct Sight {
     /// Index to wait for the next beat with.
     index: u64,
     /// Session and modify index of the last beat.
@@ -208,8 +255,13 @@ struct Sight {
 }
 
 impl Sight {
+    /// Returns when the lease that is seen is over, if no other beat comes.
+    pub(crate) fn overdue(&self) -> Option<Duration> {
+        self.overdue
+    }
+
     /// Takes in what was read by `now`; returns whether the lease of `session` is over.
-    fn look(&mut self, session: &str, beat: Option<&KvPair>, now: Duration) -> bool {
+    pub(crate) fn look(&mut self, session: &str, beat: Option<&KvPair>, now: Duration) -> bool {
         let seen = beat
             .filter(|pair| pair.session.as_deref() == Some(session))
             .and_then(|pair| Some((pair.modify_index, Beat::ttl_of(&pair.value)?)));
@@ -229,15 +281,16 @@ impl Sight {
 
 /// Gives leadership back: the keys go first, since a key that goes with its session leaves a lock delay, and the
 /// beat last, since those who wait watch it. Returns whether Consul took it; if not, it ends with the TTL.
-pub(crate) fn release(client: &Client, name: &str, held: &Held) -> bool {
+pub(crate) fn release(client: &Client, held: &Held) -> bool {
+    let Place { key, lease, .. } = &held.place;
     let give_back = || -> Result<(), consul_client::Error> {
-        client.kv().delete_cas(&key(name), held.index)?;
-        let beat = client.kv().get(&lease_key(name), &Query::consistent())?.value;
+        client.kv().delete_cas(key, held.index)?;
+        let beat = client.kv().get(lease, &Query::consistent())?.value;
         // A successor may have begun to beat.
         if let Some(pair) = beat
             && pair.session.as_deref() == Some(&held.session)
         {
-            client.kv().delete_cas(&lease_key(name), pair.modify_index)?;
+            client.kv().delete_cas(lease, pair.modify_index)?;
         }
         Ok(())
     };

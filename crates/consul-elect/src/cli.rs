@@ -10,6 +10,7 @@ use toolkit::args::Verbosity;
 const AFTER: &str = "\
 Examples:
   consul-elect run backup -- /usr/local/sbin/backup --all
+  consul-elect slot reindex --limit 3 --timeout 10m -- /usr/local/sbin/reindex
   consul-elect once database --mine && init-database
   consul-elect once database --json
   consul-elect show backup
@@ -23,8 +24,9 @@ Environment:
   CONSUL_HTTP_SSL_VERIFY  false: do not check the agent's certificate
   CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME
                           TLS settings, as for Consul's own programs
-  STACKTIRA_LEADER        set for COMMAND: the NAME it leads
-  STACKTIRA_FENCING_TOKEN set for COMMAND: an integer, higher for each later leader of NAME
+  STACKTIRA_LEADER        set for COMMAND of `run`: the NAME it leads
+  STACKTIRA_SLOT          set for COMMAND of `slot`: the NAME it has a slot of
+  STACKTIRA_FENCING_TOKEN set for COMMAND: an integer, higher for each later leader of NAME or holder of the slot
 
 Exit status:
   0    done; `once`: chosen, now or earlier
@@ -34,16 +36,17 @@ Exit status:
   69   Consul is unreachable or has no leader
   75   `once`: a `run` leads NAME now
   77   Consul denies it
-  124  `run`: leadership did not come within --timeout
-  125  `run`: usage, leadership lost, or a failure of its own
-  126  `run`: COMMAND cannot be run
-  127  `run`: COMMAND was not found
-  *    `run`: COMMAND's own code; 128 + n after signal n";
+  124  `run`, `slot`: leadership or a slot did not come within --timeout
+  125  `run`, `slot`: usage, leadership or slot lost, or a failure of its own
+  126  `run`, `slot`: COMMAND cannot be run
+  127  `run`, `slot`: COMMAND was not found
+  *    `run`, `slot`: COMMAND's own code; 128 + n after signal n";
 
 /// Elects one node for a piece of work
 ///
-/// `run` holds leadership while a command runs, `once` chooses one node for good, `show` prints who leads.
-/// Who leads is the record at the key stacktira/leader/NAME of Consul.
+/// `run` holds leadership while a command runs, `slot` one of a number of slots, `once` chooses one node for good, `show`
+/// prints who leads. Who leads is the record at the key stacktira/leader/NAME of Consul, who has a slot at
+/// stacktira/slot/NAME/NUMBER.
 #[derive(Debug, Parser)]
 #[command(name = "consul-elect", version, after_long_help = AFTER)]
 pub struct Cli {
@@ -73,6 +76,11 @@ pub enum Action {
     /// in its process group are stopped (TERM, then KILL) before Consul may give leadership to another, and die
     /// with this process. A Consul that is away is waited for, as long as leadership is safe.
     Run(RunArgs),
+    /// Run a command while holding one of a number of slots
+    ///
+    /// At most --limit commands run at a time under NAME in the whole cluster. As `run` in everything else: who waits
+    /// says for whom, a holder that dies is followed, and COMMAND is stopped when the slot is lost.
+    Slot(SlotArgs),
     /// Choose one node for good, and print it
     ///
     /// Of any number of callers at the same time one is chosen and recorded; every caller, now and later, prints
@@ -109,6 +117,9 @@ pub enum Action {
         /// Process id of the owner
         #[arg(long)]
         parent: i32,
+        /// Descriptor on which the owner tells how long its lease lasts
+        #[arg(long)]
+        lease: Option<i32>,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
@@ -118,7 +129,54 @@ pub enum Action {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// How long leadership outlives a holder that is gone; 10s to 30s
+    /// How to hold it.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+    /// Name of the election
+    #[arg(value_parser = name)]
+    pub name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `slot`.
+#[derive(Debug, Args)]
+pub struct SlotArgs {
+    /// How many may hold a slot at a time
+    ///
+    /// Who asks with a lower limit uses fewer of the slots; nobody is stopped for it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// What happens to COMMAND when the slot is lost, as by an outage of Consul
+    ///
+    /// With `continue`, more commands than --limit may run until it ends: for work that must not be cut off.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnLoss::Stop)]
+    pub on_loss: OnLoss,
+    /// How to hold it.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+    /// Name of the slots
+    #[arg(value_parser = name)]
+    pub name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// What happens to a command whose slot is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnLoss {
+    /// It is stopped.
+    Stop,
+    /// It goes on.
+    Continue,
+}
+
+/// How leadership or a slot is held.
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    /// How long leadership or the slot outlives a holder that is gone; 10s to 30s
     ///
     /// Who waits takes over this long after the last sign of life and a few seconds more; an outage of Consul up
     /// to two thirds of it, such as the election of a leader, is survived.
@@ -127,15 +185,9 @@ pub struct RunArgs {
     /// How long COMMAND gets to end after TERM before it is killed; at most 4s
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = kill_after)]
     pub kill_after: Duration,
-    /// Give up when leadership has not come within this long; without it, wait as long as it takes
+    /// Give up when it has not come within this long; without it, wait as long as it takes
     #[arg(long, value_name = "DURATION", value_parser = toolkit::args::duration)]
     pub timeout: Option<Duration>,
-    /// Name of the election
-    #[arg(value_parser = name)]
-    pub name: String,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<OsString>,
 }
 
 /// A name becomes one part of a key.

@@ -42,19 +42,19 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
-    /// Leadership did not come.
-    #[error("did not become leader of {name} within {}", toolkit::duration::format(*.after))]
+    /// What was wanted did not come.
+    #[error("did not get {goal} within {}", toolkit::duration::format(*.after))]
     TimedOut {
-        /// The election.
-        name: String,
+        /// What was wanted.
+        goal: String,
         /// The limit.
         after: Duration,
     },
-    /// Leadership ended while COMMAND ran; it was stopped.
-    #[error("lost leadership of {name} and stopped the command: {reason}")]
+    /// What was held ended while COMMAND ran; it was stopped.
+    #[error("lost {what} and stopped the command: {reason}")]
     Lost {
-        /// The election.
-        name: String,
+        /// What was held.
+        what: String,
         /// How that was noticed.
         reason: String,
     },
@@ -69,7 +69,7 @@ pub enum Error {
     /// The answer could not be printed.
     #[error("cannot write the output")]
     Output(#[from] std::io::Error),
-    /// Any of these in `run`, whose codes below 124 belong to COMMAND.
+    /// Any of these in `run` and `slot`, whose codes below 124 belong to COMMAND.
     #[error(transparent)]
     Wrapper(Box<Error>),
 }

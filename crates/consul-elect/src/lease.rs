@@ -18,7 +18,7 @@ use consul_client::{Client, Error as ConsulError, Query, next_index};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::record::{key, lease_key};
+use crate::record::Place;
 
 /// Pause after a renewal or a watch that failed.
 const RETRY: Duration = Duration::from_millis(500);
@@ -91,16 +91,16 @@ impl Shared {
 }
 
 impl Lease {
-    /// Keeps the `session` that leads `name`, renewed with a request sent at `since`, alive from now on.
-    pub(crate) fn start(client: &Client, name: &str, session: &str, ttl: Duration, since: Duration) -> Lease {
+    /// Keeps the `session` that holds `place`, renewed with a request sent at `since`, alive from now on.
+    pub(crate) fn start(client: &Client, place: &Place, session: &str, ttl: Duration, since: Duration) -> Lease {
         let status = Status { until: since + ttl, lost: None, trouble: None };
         let shared = Arc::new(Shared { state: Mutex::new(State { status, stop: false }), wake: Condvar::new() });
         let lease = Lease { shared: Arc::clone(&shared) };
-        let (renewer, beats, id) = (client.clone(), lease_key(name), session.to_owned());
+        let (renewer, beats, id) = (client.clone(), place.lease.clone(), session.to_owned());
         let to_renew = Arc::clone(&shared);
         // The threads are not joined: a request in flight must not delay the end of the process.
         std::thread::spawn(move || renew(&renewer, &beats, &id, ttl, &to_renew));
-        let (watcher, key, id) = (client.clone(), key(name), session.to_owned());
+        let (watcher, key, id) = (client.clone(), place.key.clone(), session.to_owned());
         std::thread::spawn(move || watch(&watcher, &key, &id, &shared));
         lease
     }

@@ -4,6 +4,7 @@
 //!   command is stopped by this machine's own clock before that session can end, and dies with its owner. For the
 //!   rest (a machine that stands still in the middle of a write) there is the fencing token: an integer that only
 //!   rises, for whatever the command writes to, to refuse older ones.
+//! - `slot` is the same for a number of holders at a time: a cap on how many nodes do something at once.
 //! - `once` chooses one node for good.
 //! - `show` prints who leads.
 //!
@@ -22,6 +23,7 @@ mod lead;
 mod lease;
 mod once;
 mod record;
+mod slots;
 
 use std::time::Duration;
 
@@ -31,10 +33,12 @@ use toolkit::{Io, exit};
 
 pub use error::Error;
 
-use cli::{Action, Cli};
+use campaign::Goal;
+use cli::{Action, Cli, OnLoss, RunArgs, SlotArgs};
+use lead::Task;
 use record::{Record, Stored};
 
-/// Limit for each request of `run`, where a lease runs out meanwhile.
+/// Limit for each request of `run` and `slot`, where a lease runs out meanwhile.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(3);
 
 /// Does what the command line says; returns the exit code.
@@ -43,10 +47,15 @@ pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(3);
 /// Whatever keeps it from being done.
 pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
     match &cli.action {
-        Action::Guard { parent, command } => guard::run(*parent, command, io),
-        Action::Run(arguments) => client(cli, Some(REQUEST_LIMIT))
-            .and_then(|client| lead::run(&client, arguments, io))
-            .map_err(|error| Error::Wrapper(Box::new(error))),
+        Action::Guard { parent, lease, command } => guard::run(*parent, *lease, command, io),
+        Action::Run(RunArgs { hold, name, command }) => {
+            let goal = Goal::Lead(name.clone());
+            wrap(cli, &Task { goal, options: hold, goes_on: false, command }, io)
+        }
+        Action::Slot(SlotArgs { limit, on_loss, hold, name, command }) => {
+            let goal = Goal::Slot { name: name.clone(), limit: *limit };
+            wrap(cli, &Task { goal, options: hold, goes_on: *on_loss == OnLoss::Continue, command }, io)
+        }
         Action::Once { reset: true, name, .. } => {
             once::reset(&client(cli, None)?, name)?;
             Ok(exit::OK)
@@ -74,6 +83,12 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
             }
         }
     }
+}
+
+fn wrap(cli: &Cli, task: &Task<'_>, io: &mut Io) -> Result<u8, Error> {
+    client(cli, Some(REQUEST_LIMIT))
+        .and_then(|client| lead::run(&client, task, io))
+        .map_err(|error| Error::Wrapper(Box::new(error)))
 }
 
 /// Returns the client; `limit` shortens its calls where a lease runs out meanwhile.

@@ -11,8 +11,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // `run` passes its command's code through, so that 2 would be the command's own.
-            let action = std::env::args_os().skip(1).find(|a| ["run", "once", "show"].iter().any(|name| a == name));
-            let wraps = action.is_some_and(|action| action == "run");
+            let action =
+                std::env::args_os().skip(1).find(|a| ["run", "slot", "once", "show"].iter().any(|name| a == name));
+            let wraps = action.is_some_and(|action| action == "run" || action == "slot");
             return exit::usage(&error, if wraps { exit::WRAPPER } else { exit::USAGE });
         }
     };

@@ -87,9 +87,41 @@ pub(crate) fn key(name: &str) -> String {
     format!("stacktira/leader/{name}")
 }
 
-/// Returns the key of a leader's beats: apart from the record, so that nobody who watches that is woken by them.
-pub(crate) fn lease_key(name: &str) -> String {
-    format!("stacktira/lease/{name}")
+/// One thing that one holder at a time can hold: an election, or one slot of several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What people call it.
+    pub(crate) what: String,
+    /// Key of the record.
+    pub(crate) key: String,
+    /// Key of the holder's beats: apart from the record, so that nobody who watches that is woken by them.
+    pub(crate) lease: String,
+}
+
+impl Place {
+    /// Returns the place of a leader.
+    pub(crate) fn leader(name: &str) -> Place {
+        Place { what: format!("leadership of {name}"), key: key(name), lease: format!("stacktira/lease/{name}") }
+    }
+
+    /// Returns a slot, counted from 1.
+    pub(crate) fn slot(name: &str, number: u32) -> Place {
+        Place {
+            what: format!("slot {number} of {name}"),
+            key: format!("{}{number}", slots_prefix(name)),
+            lease: format!("{}{number}", slot_leases_prefix(name)),
+        }
+    }
+}
+
+/// Returns the prefix of the records of all slots of a name.
+pub(crate) fn slots_prefix(name: &str) -> String {
+    format!("stacktira/slot/{name}/")
+}
+
+/// Returns the prefix of the beats of all slots of a name; names hold no slash, so no election's beats are there.
+pub(crate) fn slot_leases_prefix(name: &str) -> String {
+    format!("stacktira/lease/{name}/")
 }
 
 /// Writes a time as RFC 3339 in UTC, to the second.

@@ -4,6 +4,7 @@
 mod once;
 mod real;
 mod run;
+mod slot;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -158,6 +158,27 @@ fn nothing_outlives_a_killed_owner() {
     consul.expire(&consul.sessions()[0]);
 }
 
+/// An owner that is stopped cannot stop its command; the guard does, before anybody else can lead.
+#[test]
+fn an_owner_that_stands_still_is_over_in_time() {
+    let consul = FakeConsul::start();
+    let mut worker = Worker::start(&consul.url(), &["--ttl", "10s"], "trap '' TERM HUP INT");
+    worker.signal("-STOP");
+    let stopped = Instant::now();
+    let session = consul.holder("stacktira/leader/db").unwrap();
+    let mut before = worker.beats();
+    eventually(Duration::from_secs(10), "the command ends", || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = worker.beats();
+        now == std::mem::replace(&mut before, now)
+    });
+    assert!(stopped.elapsed() > Duration::from_secs(5), "it was not the signal: {:?}", stopped.elapsed());
+    assert!(consul.holder("stacktira/leader/db").is_none_or(|holder| holder == session), "nobody else leads yet");
+    worker.is_dead();
+    worker.signal("-CONT");
+    assert_eq!(worker.end().0, 137, "it finds its command killed");
+}
+
 #[test]
 fn nothing_outlives_a_killed_guard() {
     let consul = FakeConsul::start();
