@@ -120,7 +120,7 @@ code=0
 limit=$(hiera-consul lookup --render-as s stacktira::limit) || code=$?
 case $code in
     0) set -- consul-elect slot "$(hiera-consul lookup --render-as s --default converge stacktira::limit_name)" \
-        --limit "$limit" --timeout 10m --on-loss continue -- ;;
+        --limit "$limit" --timeout 10m --kill-after 4s --on-loss continue -- ;;
     1) set -- ;;
     *) fail "hiera-consul lookup stacktira::limit" $code ;;
 esac

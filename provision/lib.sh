@@ -113,7 +113,7 @@ short_name() { uname -n | sed 's/\..*//'; }
 # Whether Consul answers, with a leader; that nothing is there yet is an answer.
 consul_answers() {
     answer_code=0
-    "$bin/consul-kv" list stacktira/ >/dev/null 2>&1 || answer_code=$?
+    consul-kv list stacktira/ >/dev/null 2>&1 || answer_code=$?
     [ $answer_code -le 1 ] || return $answer_code
 }
 

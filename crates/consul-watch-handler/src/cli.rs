@@ -31,8 +31,10 @@ Environment:
   CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
   CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION  as for Consul itself
 
-  Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX and
-  STACKTIRA_WATCH_DIGEST, and the payload on stdin.
+  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID  watch: set by systemd for a service of Type=notify
+
+  Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX, STACKTIRA_WATCH_DIGEST and
+  STACKTIRA_WATCH_SEEN (when the change was seen, seconds since 1970), and the payload on stdin.
 
 Exit status:
   0    watch: ended by SIGTERM or SIGINT; handle: nothing changed, or the command succeeded
@@ -95,12 +97,15 @@ pub enum Action {
     ///     run: [ts, -Q, converge, /opt/stacktira/provision/converge.sh]
     ///
     /// Types and their keys: key (key), keyprefix (prefix), services (tag, passing), nodes, service (service, tag,
-    /// passing), checks (service), event (event). All take name, fields, debounce (MIN..MAX, default
-    /// 100ms..2s), timeout (default 30m) and run. `consul` takes address, token_file, ca_file, ca_path, client_cert,
+    /// passing), checks (service), event (event). All take name, fields, debounce, timeout (default 30m) and run.
+    /// A debounce of MIN..MAX gathers changes until none came for MIN, or the first is MAX old. Without one, the
+    /// first change runs the command at once, and those within 100ms of a run are gathered for up to 2s. `consul` takes address, token_file, ca_file, ca_path, client_cert,
     /// client_key, tls_server_name, namespace and partition; the environment wins over it.
     ///
     /// A services watch with a tag follows every service that carries the tag, and its instances. A failed
     /// command is tried again within 15 s. SIGHUP reads CONFIG again; SIGTERM ends the commands and the process.
+    /// Each run that succeeded is a line on stderr. systemd is told what a service of Type=notify tells, and that the
+    /// process lives only while each watch does.
     #[command(verbatim_doc_comment)]
     Watch {
         /// Configuration file
