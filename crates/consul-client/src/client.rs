@@ -126,8 +126,12 @@ impl Client {
                 address: inner.address.clone(),
                 token: token.map(str::to_owned),
                 scope: inner.scope.clone(),
+                connect: inner.connect,
                 total: inner.total,
                 max_response: inner.max_response,
+                plain: inner.plain,
+                host: inner.host.clone(),
+                prefix: inner.prefix.clone(),
             }),
         }
     }
@@ -242,7 +246,11 @@ impl Client {
         let mut head = format!("GET {}{} HTTP/1.1\r\nHost: {}\r\n", inner.prefix, self.target(request), inner.host);
         head.push_str(concat!("User-Agent: stacktira/", env!("CARGO_PKG_VERSION"), "\r\n"));
         if let Some(token) = &inner.token {
-            // Checked when it was read: visible ASCII and nothing else.
+            // What is no header would end it and begin another one.
+            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let reason = "it holds characters that no header can carry".to_owned();
+                return Err(Error::Config { setting: "token".to_owned(), reason });
+            }
             head.push_str("X-Consul-Token: ");
             head.push_str(token);
             head.push_str("\r\n");
