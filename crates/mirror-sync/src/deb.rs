@@ -7,14 +7,12 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::packing::Packing;
+
 /// Largest unpacked control archive.
 const MAX_CONTROL_TAR: u64 = 64 << 20;
 /// Largest control file.
 const MAX_CONTROL: u64 = 1 << 20;
-/// Memory that the xz decoder may use.
-const MAX_XZ_MEMORY: u64 = 128 << 20;
-/// Largest zstd window (2^27 bytes).
-const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 
 /// What is read from a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,21 +129,9 @@ fn fill(file: &mut impl Read, buffer: &mut [u8]) -> Result<(), String> {
 
 fn control_file(packing: &str, bytes: impl Read) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("control archive: {error}");
-    match packing {
-        "" => find_control(bytes),
-        ".gz" => find_control(flate2::read::GzDecoder::new(bytes)),
-        ".xz" => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_XZ_MEMORY, 0)
-                .map_err(|error| format!("control archive: {error}"))?;
-            find_control(liblzma::read::XzDecoder::new_stream(bytes, stream))
-        }
-        ".zst" => {
-            let mut decoder = zstd::stream::read::Decoder::new(bytes).map_err(failed)?;
-            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(failed)?;
-            find_control(decoder)
-        }
-        other => Err(format!("control archive: unknown compression {other:?}")),
-    }
+    let packing =
+        Packing::of_suffix(packing).ok_or_else(|| format!("control archive: unknown compression {packing:?}"))?;
+    find_control(packing.reader(bytes).map_err(failed)?)
 }
 
 fn find_control(unpacked: impl Read) -> Result<Vec<u8>, String> {

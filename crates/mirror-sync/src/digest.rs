@@ -19,18 +19,23 @@ impl Digest {
 
     /// Returns the digest that a hasher has arrived at.
     pub(crate) fn finish(hasher: Sha256) -> Self {
-        let mut text = String::with_capacity(64);
-        for byte in hasher.finalize() {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hex digit"));
-            text.push(char::from_digit(u32::from(byte & 15), 16).expect("a nibble is a hex digit"));
-        }
-        Self(text)
+        Self(hex(&hasher.finalize()))
     }
 
     /// Returns the hex digits.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Writes bytes as lower-case hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hex digit"));
+        text.push(char::from_digit(u32::from(byte & 15), 16).expect("a nibble is a hex digit"));
+    }
+    text
 }
 
 impl FromStr for Digest {

@@ -105,6 +105,12 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// Packages that are asked for cannot be installed from the sources.
+    #[error("{}", open(lines))]
+    Open {
+        /// One line for each.
+        lines: Vec<String>,
+    },
     /// A source has no complete synchronisation yet.
     #[error("source {name}: {why}")]
     NotSynced {
@@ -208,6 +214,16 @@ pub enum Error {
     Bug(String),
 }
 
+/// Joins what is open; a long list is cut.
+fn open(lines: &[String]) -> String {
+    const SHOWN: usize = 50;
+    let mut text = format!("not closed: {}", lines[..lines.len().min(SHOWN)].join("; "));
+    if lines.len() > SHOWN {
+        text.push_str(&format!("; and {} more", lines.len() - SHOWN));
+    }
+    text
+}
+
 impl Error {
     /// Configuration error without a hint.
     pub(crate) fn config(path: &Path, message: impl Into<String>) -> Self {
@@ -256,6 +272,7 @@ impl Failure for Error {
             Self::Source { cause, .. } if cause.exit_code() == exit::UNAVAILABLE => exit::UNAVAILABLE,
             Self::Source { .. }
             | Self::Rejected { .. }
+            | Self::Open { .. }
             | Self::Damaged { .. }
             | Self::NotSynced { .. }
             | Self::NoRollback { .. }

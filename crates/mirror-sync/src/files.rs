@@ -121,20 +121,48 @@ pub(crate) fn rfc1123(seconds: u64, zone: &str) -> String {
 
 /// Parses the form of HTTP dates that is in use (`Sun, 06 Nov 1994 08:49:37 GMT`).
 pub(crate) fn parse_http_date(text: &str) -> Option<u64> {
-    let mut words = text.split_once(", ")?.1.split(' ');
+    text.ends_with(" GMT").then(|| parse_date(text)).flatten()
+}
+
+/// Parses the dates of `Release` files (`Sun, 06 Nov 1994 08:49:37 UTC`); the zone is always UTC.
+pub(crate) fn parse_date(text: &str) -> Option<u64> {
+    let mut words = text.split_once(", ")?.1.split_ascii_whitespace();
     let day: u64 = words.next()?.parse().ok()?;
     let month = words.next()?;
     let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
     let year: u64 = words.next()?.parse().ok()?;
     let mut clock = words.next()?.split(':').map(|part| part.parse::<u64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if words.next() != Some("GMT") || !(1970..=9999).contains(&year) || !(1..=31).contains(&day) {
+    let utc = matches!(words.next(), Some("GMT" | "UTC" | "Z" | "+0000"));
+    if !utc || hour > 23 || minute > 59 || second > 60 || !(1970..=9999).contains(&year) || !(1..=31).contains(&day) {
         return None;
     }
     let shifted = if month <= 2 { year - 1 } else { year };
     let era_day = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + era_day;
     Some(days.checked_sub(719_468)? * 86400 + hour * 3600 + minute * 60 + second)
+}
+
+/// Returns a path of a repository if it stays inside: relative, without `..`, backslash or control characters.
+/// `.` components are dropped.
+pub(crate) fn plain(path: &str) -> Option<String> {
+    let mut plain = String::with_capacity(path.len());
+    if path.len() >= 1000 || path.contains(|c: char| c.is_control() || c == '\\') {
+        return None;
+    }
+    for part in path.split('/') {
+        match part {
+            "" | ".." => return None,
+            "." => {}
+            part => {
+                if !plain.is_empty() {
+                    plain.push('/');
+                }
+                plain.push_str(part);
+            }
+        }
+    }
+    (!plain.is_empty()).then_some(plain)
 }
 
 fn clock(seconds: u64) -> (u64, u64, u64) {

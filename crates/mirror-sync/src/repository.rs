@@ -45,33 +45,23 @@ pub(crate) fn build(store: &Store, source: &DebSource, found: &[Found], warn: &m
         let list: Vec<&str> = left_out.into_iter().collect();
         warn(format!("source {}: packages of other architectures left out: {}", source.name, list.join(", ")));
     }
-    let mut files = Vec::new();
     let date = date(source, entries.values().map(|(package, _)| package.built), warn);
     let mut indices: Vec<Published> = Vec::new();
     for component in &source.components {
         for architecture in &source.architectures {
             let text = packages_index(&entries, component, architecture);
-            let base = format!("{component}/binary-{architecture}/Packages");
-            for (suffix, bytes) in [("", text.clone()), (".gz", gzip(&text)?), (".xz", xz(&text)?)] {
-                let (size, sha256) = (bytes.len() as u64, store.put(&bytes)?);
-                indices.push(Published { path: format!("{base}{suffix}"), size, sha256 });
-            }
+            indices.extend(pack(store, &format!("{component}/binary-{architecture}/Packages"), text)?);
         }
     }
+    let mut files = Vec::new();
     for suite in &source.suites {
-        let release = release(source, suite, &date, &indices);
-        let sha256 = store.put(release.as_bytes())?;
-        files.push(Published { path: format!("dists/{suite}/Release"), size: release.len() as u64, sha256 });
-        for index in &indices {
-            let directory = index.path.rsplit_once('/').map_or("", |(directory, _)| directory);
-            let by_hash = format!("{directory}/by-hash/SHA256/{}", index.sha256);
-            for path in [&index.path, &by_hash] {
-                files.push(Published { path: format!("dists/{suite}/{path}"), ..index.clone() });
-            }
-        }
+        let head = format!(
+            "Origin: Stacktira\nLabel: {}\nSuite: {suite}\nCodename: {suite}\nDate: {date}\n{}",
+            source.name,
+            parts(source)
+        );
+        files.extend(suite_files(store, suite, &head, &indices)?);
     }
-    files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    files.dedup_by(|a, b| a.path == b.path);
     let packages = entries
         .into_iter()
         .map(|(path, (package, _))| Package {
@@ -83,6 +73,7 @@ pub(crate) fn build(store: &Store, source: &DebSource, found: &[Found], warn: &m
             sha256: package.sha256.clone(),
         })
         .collect();
+    files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(Deb {
         name: source.name.clone(),
         suites: source.suites.clone(),
@@ -123,18 +114,45 @@ fn packages_index(entries: &BTreeMap<String, (&Found, &str)>, component: &str, a
     text.into_bytes()
 }
 
-fn release(source: &DebSource, suite: &str, date: &str, indices: &[Published]) -> String {
-    let mut text = format!(
-        "Origin: Stacktira\nLabel: {}\nSuite: {suite}\nCodename: {suite}\nDate: {date}\nArchitectures: {}\n\
-         Components: {}\nAcquire-By-Hash: yes\nSHA256:\n",
-        source.name,
-        source.architectures.join(" "),
-        source.components.join(" "),
-    );
-    for index in indices {
-        let _ = writeln!(text, " {} {} {}", index.sha256, index.size, index.path);
+/// The fields of a `Release` that follow from the configuration.
+pub(crate) fn parts(source: &DebSource) -> String {
+    format!("Architectures: {}\nComponents: {}\n", source.architectures.join(" "), source.components.join(" "))
+}
+
+/// Stores an index in all its forms.
+///
+/// # Errors
+/// [`Error::Write`].
+pub(crate) fn pack(store: &Store, path: &str, text: Vec<u8>) -> Result<Vec<Published>> {
+    let mut packed = Vec::new();
+    for (suffix, bytes) in [(".gz", gzip(&text)?), (".xz", xz(&text)?), ("", text)] {
+        let (size, sha256) = (bytes.len() as u64, store.put(&bytes)?);
+        packed.push(Published { path: format!("{path}{suffix}"), size, sha256 });
     }
-    text
+    packed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(packed)
+}
+
+/// Makes a suite's `Release` out of its first fields and returns everything below `dists` of the suite.
+///
+/// # Errors
+/// [`Error::Write`].
+pub(crate) fn suite_files(store: &Store, suite: &str, head: &str, indices: &[Published]) -> Result<Vec<Published>> {
+    let mut release = format!("{head}Acquire-By-Hash: yes\nSHA256:\n");
+    let mut files = Vec::new();
+    for index in indices {
+        let _ = writeln!(release, " {} {} {}", index.sha256, index.size, index.path);
+        let directory = index.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let by_hash = format!("{directory}/by-hash/SHA256/{}", index.sha256);
+        for path in [&index.path, &by_hash] {
+            files.push(Published { path: format!("dists/{suite}/{path}"), ..index.clone() });
+        }
+    }
+    let sha256 = store.put(release.as_bytes())?;
+    files.push(Published { path: format!("dists/{suite}/Release"), size: release.len() as u64, sha256 });
+    files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    files.dedup_by(|a, b| a.path == b.path);
+    Ok(files)
 }
 
 /// Returns when the newest package was built. A package from the future does not count: apt would refuse the date.
@@ -170,7 +188,16 @@ pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Bug`].
 pub(crate) fn xz(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+    let failed = |error: liblzma::stream::Error| Error::Bug(format!("xz: {error}"));
+    let mut options = liblzma::stream::LzmaOptions::new_preset(6).map_err(failed)?;
+    // A dictionary larger than the text would only cost memory.
+    let dictionary = bytes.len().next_power_of_two().clamp(64 << 10, 8 << 20);
+    options.dict_size(u32::try_from(dictionary).expect("at most 8 MiB"));
+    let mut filters = liblzma::stream::Filters::new();
+    filters.lzma2(&options);
+    let stream =
+        liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc64).map_err(failed)?;
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(|error| Error::Bug(format!("xz: {error}")))
 }
 
@@ -188,10 +215,7 @@ pub(crate) fn unpacked(form: &str, packed: Vec<u8>, limit: u64) -> std::io::Resu
 
 /// Whether a path of a repository is plain: relative, with no empty, `.` or `..` component.
 pub(crate) fn is_plain(path: &str) -> bool {
-    !path.is_empty()
-        && path.len() < 1000
-        && !path.contains(|c: char| c.is_control() || c == '\\')
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    files::plain(path).is_some_and(|plain| plain == path)
 }
 
 /// Returns the digests that a `Release` text gives for its suite's index files.

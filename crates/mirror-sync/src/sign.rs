@@ -7,6 +7,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use base64::Engine as _;
 use nix::sys::stat::Mode;
 use pgp::composed::{
     ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, EncryptionCaps, KeyType,
@@ -17,6 +18,7 @@ use pgp::packet::{Signature, SignatureConfig, SignatureType, Subpacket, Subpacke
 use pgp::ser::Serialize as _;
 use pgp::types::{KeyDetails as _, Password, Timestamp};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -156,32 +158,62 @@ impl Keyring {
     /// Reads public keys, armoured or binary.
     ///
     /// # Errors
-    /// [`Error::Key`].
+    /// [`Error::Key`] when a key in it cannot be used.
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let bad = |message: String| Error::Key { path: path.to_owned(), message };
-        let bytes =
-            files::read_bounded(path, MAX_KEY).map_err(|error| bad(format!("cannot read the keyring: {error}")))?;
-        let (keys, _) = SignedPublicKey::from_reader_many(Cursor::new(bytes))
-            .map_err(|error| bad(format!("not an OpenPGP keyring: {error}")))?;
-        let keys = keys
-            .collect::<pgp::errors::Result<Vec<_>>>()
-            .map_err(|error| bad(format!("not an OpenPGP keyring: {error}")))?;
-        if keys.is_empty() {
-            return Err(bad("no key in it".into()));
+        let bytes = read(path)?;
+        for key in parse(&bytes).map_err(bad)? {
+            let bad = |message: String| Error::Key { path: path.to_owned(), message };
+            usable(&key).map_err(|why| bad(format!("key {:X}: {why}", key.fingerprint())))?;
         }
-        for key in &keys {
-            key.verify_bindings().map_err(|error| bad(format!("a key's own signatures are wrong: {error}")))?;
-        }
-        Ok(Self(keys))
+        parse(&bytes).map(Self).map_err(|message| Error::Key { path: path.to_owned(), message })
     }
 
-    /// Checks an armoured detached signature.
+    /// Reads the usable keys of somebody else's keyring, only those with one of the fingerprints if there
+    /// are any; also returns the digest of the file.
+    ///
+    /// # Errors
+    /// [`Error::Key`] when no key is left, or one that is named is not in it.
+    pub(crate) fn restricted(path: &Path, fingerprints: &[String]) -> Result<(Self, Digest)> {
+        let bad = |message: String| Error::Key { path: path.to_owned(), message };
+        let bytes = read(path)?;
+        let mut keys = parse(&bytes).map_err(bad)?;
+        if !fingerprints.is_empty() {
+            let accepted: Vec<String> =
+                fingerprints.iter().map(|text| text.split_whitespace().collect::<String>().to_uppercase()).collect();
+            let of = |key: &SignedPublicKey| format!("{:X}", key.fingerprint());
+            if let Some(lost) = accepted.iter().find(|fingerprint| !keys.iter().any(|key| of(key) == **fingerprint)) {
+                return Err(bad(format!("the key {lost} is not in it")));
+            }
+            keys.retain(|key| accepted.contains(&of(key)));
+        }
+        let mut last = String::new();
+        keys.retain(|key| usable(key).map_err(|why| last = format!("{:X}: {why}", key.fingerprint())).is_ok());
+        if keys.is_empty() {
+            return Err(bad(format!("no usable key in it ({last})")));
+        }
+        Ok((Self(keys), Digest::of(&bytes)))
+    }
+
+    /// Returns the keys as one armoured block.
+    ///
+    /// # Errors
+    /// [`Error::Bug`].
+    pub(crate) fn armored(&self) -> Result<String> {
+        let mut bytes = Vec::new();
+        for key in &self.0 {
+            bytes.extend(key.to_bytes().map_err(bug)?);
+        }
+        Ok(armor(&bytes))
+    }
+
+    /// Checks a detached signature, armoured or binary.
     ///
     /// # Errors
     /// Why none of the signatures is acceptable.
     pub(crate) fn verify_detached(&self, bytes: &[u8], signature: &[u8]) -> std::result::Result<(), String> {
-        let (signatures, _) =
-            DetachedSignature::from_armor_many(signature).map_err(|error| format!("not a signature: {error}"))?;
+        let (signatures, _) = DetachedSignature::from_reader_many(Cursor::new(signature))
+            .map_err(|error| format!("not a signature: {error}"))?;
         for signature in signatures.take(16) {
             let signature = signature.map_err(|error| format!("not a signature: {error}"))?.signature;
             if signature.typ() == Some(SignatureType::Binary) && self.accepts(&signature, bytes) {
@@ -210,14 +242,98 @@ impl Keyring {
         let strong =
             matches!(signature.hash_alg(), Some(HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512));
         strong
+            && !expired(signature)
             && self.0.iter().any(|key| {
                 signature.verify(&key.primary_key, bytes).is_ok()
                     || key.public_subkeys.iter().any(|subkey| {
                         subkey.signatures.iter().any(|binding| binding.key_flags().sign())
+                            && !subkey.signatures.iter().any(is_revocation)
+                            && !outlived(subkey.key.created_at(), subkey.signatures.iter())
                             && signature.verify(&subkey.key, bytes).is_ok()
                     })
             })
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    files::read_bounded(path, MAX_KEY)
+        .map_err(|error| Error::Key { path: path.to_owned(), message: format!("cannot read the keyring: {error}") })
+}
+
+/// Reads keys: binary, or armoured in one block or several.
+fn parse(bytes: &[u8]) -> std::result::Result<Vec<SignedPublicKey>, String> {
+    const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+    let not = |error: pgp::errors::Error| format!("not an OpenPGP keyring: {error}");
+    let mut keys = Vec::new();
+    let mut add = |block: &[u8]| -> std::result::Result<(), String> {
+        let (found, _) = SignedPublicKey::from_reader_many(Cursor::new(block)).map_err(not)?;
+        for key in found {
+            keys.push(key.map_err(not)?);
+        }
+        Ok(())
+    };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.contains(BEGIN) => {
+            for block in text.split(BEGIN).skip(1) {
+                add(format!("{BEGIN}{block}").as_bytes())?;
+            }
+        }
+        _ => add(bytes)?,
+    }
+    if keys.is_empty() { Err("no key in it".into()) } else { Ok(keys) }
+}
+
+/// Writes public keys as one armoured block.
+fn armor(keys: &[u8]) -> String {
+    let mut crc: u32 = 0x00B7_04CE;
+    for byte in keys {
+        crc ^= u32::from(*byte) << 16;
+        for _ in 0..8 {
+            crc <<= 1;
+            if crc & 0x0100_0000 != 0 {
+                crc ^= 0x0186_4CFB;
+            }
+        }
+    }
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mut text = String::from("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n");
+    for line in keys.chunks(48) {
+        text.push_str(&encode(line));
+        text.push('\n');
+    }
+    text.push_str(&format!("={}\n-----END PGP PUBLIC KEY BLOCK-----\n", encode(&crc.to_be_bytes()[1..])));
+    text
+}
+
+/// Whether a key's own signatures hold, and it is neither revoked nor expired.
+fn usable(key: &SignedPublicKey) -> std::result::Result<(), String> {
+    key.verify_bindings().map_err(|error| format!("its own signatures are wrong: {error}"))?;
+    if !key.details.revocation_signatures.is_empty() {
+        return Err("it is revoked".into());
+    }
+    let own = key.details.users.iter().flat_map(|user| user.signatures.iter()).chain(&key.details.direct_signatures);
+    if outlived(key.created_at(), own) {
+        return Err("it has expired".into());
+    }
+    Ok(())
+}
+
+fn is_revocation(signature: &Signature) -> bool {
+    matches!(signature.typ(), Some(SignatureType::KeyRevocation | SignatureType::SubkeyRevocation))
+}
+
+/// Whether the newest of a key's own signatures says that its time is over.
+fn outlived<'a>(created: Timestamp, signatures: impl Iterator<Item = &'a Signature>) -> bool {
+    let newest = signatures.max_by_key(|signature| signature.created().map(Timestamp::as_secs));
+    let lifetime = newest.and_then(Signature::key_expiration_time).map_or(0, |time| u64::from(time.as_secs()));
+    lifetime > 0 && u64::from(created.as_secs()) + lifetime < files::now()
+}
+
+/// Whether a signature's own time is over.
+fn expired(signature: &Signature) -> bool {
+    let lifetime = signature.signature_expiration_time().map_or(0, |time| u64::from(time.as_secs()));
+    let created = signature.created().map_or(0, |time| u64::from(time.as_secs()));
+    lifetime > 0 && created + lifetime < files::now()
 }
 
 #[cfg(test)]
@@ -245,6 +361,24 @@ mod tests {
         let mut prefixed = b"Origin: evil\n".to_vec();
         prefixed.extend(&message);
         assert!(key.keyring().verify_cleartext(&prefixed).is_err());
+    }
+
+    #[test]
+    fn several_keys_are_one_block_and_a_fingerprint_chooses() {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let path = dir.path().join("keys.asc");
+        let (one, two) = (generate("one").expect("made"), generate("two").expect("made"));
+        let both = [one.public(true).expect("armours"), two.public(true).expect("armours")].concat();
+        std::fs::write(&path, both).expect("writable");
+        let (keyring, _) = Keyring::restricted(&path, &[]).expect("both");
+        std::fs::write(&path, keyring.armored().expect("armours")).expect("writable");
+        let (keyring, _) = Keyring::restricted(&path, &[]).expect("one block");
+        assert_eq!(keyring.0.len(), 2);
+        let signature = two.detached(b"text").expect("signs");
+        assert!(keyring.verify_detached(b"text", &signature).is_ok());
+        let (keyring, _) = Keyring::restricted(&path, &[one.fingerprint().to_lowercase()]).expect("there");
+        assert!(keyring.verify_detached(b"text", &signature).is_err());
+        assert!(Keyring::restricted(&path, &["0".repeat(40)]).is_err());
     }
 
     #[test]

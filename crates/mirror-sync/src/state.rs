@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config;
+use crate::config::{self, Origin};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::manifest::{self, Repo};
+use crate::manifest::{self, Published, Repo};
 use crate::store::{Stamp, Store};
 
 /// State of one source.
@@ -37,17 +37,19 @@ pub(crate) struct PartState {
     pub(crate) inputs: Digest,
     /// Blob that holds the manifest's part, as JSON. Apart, because a run that finds nothing new does not need it.
     pub(crate) part: Digest,
-    /// What the upstream offered, each by its address below the source's.
+    /// The signed roots that it was made from.
     pub(crate) heads: Vec<Head>,
-    /// Blobs that later runs read again: verified indices of the upstream.
-    pub(crate) kept: Vec<Digest>,
+    /// What later runs read again: unpacked indices of the upstream.
+    pub(crate) kept: Vec<Published>,
 }
 
 /// One signed root of an upstream: an `InRelease` or a `repomd.xml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Head {
-    /// Address below the source's.
+    /// The source's address.
+    pub(crate) url: String,
+    /// Path below it.
     pub(crate) path: String,
     /// Its bytes.
     pub(crate) sha256: Digest,
@@ -88,7 +90,7 @@ impl PartState {
     /// # Errors
     /// [`Error::Read`]; [`Error::Damaged`].
     pub(crate) fn mark(&self, store: &Store, blobs: &mut BTreeSet<Digest>) -> Result<()> {
-        blobs.extend(self.kept.iter().cloned());
+        blobs.extend(self.kept.iter().map(|index| index.sha256.clone()));
         blobs.extend(self.heads.iter().map(|head| head.sha256.clone()));
         blobs.insert(self.part.clone());
         blobs.extend(self.read(store)?.files().map(|(_, _, sha256)| sha256.clone()));
@@ -167,8 +169,9 @@ impl State {
             other => other?,
         };
         Ok(state.filter(|state| match (state, source) {
-            (Self::Deb(state), config::Source::Deb(deb)) => {
-                state.v == Self::VERSION && state.dir == deb.dir.to_string_lossy()
+            (Self::Deb(state), config::Source::Deb(_)) => {
+                state.v == Self::VERSION
+                    && matches!(source.origin(), Some(Origin::Dir(dir)) if state.dir == dir.to_string_lossy())
             }
             (Self::Part(state), _) => {
                 state.v == Self::VERSION && source.fingerprint().is_some_and(|digest| digest == state.config)
@@ -180,5 +183,17 @@ impl State {
             }
             _ => false,
         }))
+    }
+
+    /// Returns the signed roots that were accepted for a source, however it was configured then.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub(crate) fn accepted(store: &Store, name: &str) -> Result<Vec<Head>> {
+        match store.read_json::<Self>(Self::path(name)) {
+            Ok(Some(Self::Part(state))) => Ok(state.heads),
+            Ok(_) | Err(Error::Damaged { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! ROOT/snapshots/ID/info.json   when and by which key a snapshot was made (not part of its identity)
 //! ROOT/channels/NAME.json       what a channel pointed at before
 //! ROOT/pub/                     what is published; ROOT/git/ bare repositories
+//! ROOT/partial/DIGEST            a download that is not whole yet, continued by the next sync
 //! ROOT/tmp/                     everything under construction; swept by the next writer
 //! ```
 //! Invariants: a blob has its final name only once it is whole and synced; what is published is made in
@@ -75,7 +76,9 @@ impl Store {
             toolkit::dirs::DirError::Io { path, source } => Error::Write { path, source },
             toolkit::dirs::DirError::Unsafe { path, reason } => Error::Denied { path, message: reason },
         })?;
-        for part in ["cas/sha256", "sources", "snapshots", "channels", "pub/snap", "pub/channel", "git", "tmp"] {
+        for part in
+            ["cas/sha256", "sources", "snapshots", "channels", "pub/snap", "pub/channel", "git", "tmp", "partial"]
+        {
             files::make_dir(&self.root.join(part))?;
         }
         let path = self.root.join("gitconfig");
@@ -221,6 +224,11 @@ impl Staged {
     /// Returns the file, to read what was written.
     pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
+    }
+
+    /// Returns the digest of what was written.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::finish(self.hasher.clone())
     }
 
     /// Returns how much was written.

@@ -8,3 +8,4 @@ mod http;
 mod lifecycle;
 mod rollout;
 mod support;
+mod upstream;

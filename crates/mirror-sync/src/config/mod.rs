@@ -8,11 +8,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use crate::digest::Digest;
+use self::value::{duration, size};
 use crate::error::{Error, Result};
 use crate::names;
+
+mod source;
+mod value;
+
+pub(crate) use self::source::{DebSource, FilesSource, GitSource, Origin, Select, Source, Upstream};
 
 /// Largest configuration file that is read.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -41,6 +46,8 @@ pub(crate) struct Config {
     /// Time limits and retries of network access.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// HTTP proxy for upstreams; absent: what `http_proxy`, `https_proxy` and `no_proxy` say.
+    pub(crate) proxy: Option<String>,
     /// Where channel pointers live besides the static files.
     pub(crate) consul: Option<Consul>,
     /// What is mirrored.
@@ -53,6 +60,9 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
+    /// Longest time to connect.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) connect: Duration,
     /// Longest time without a byte.
     #[serde(deserialize_with = "duration")]
     pub(crate) stall: Duration,
@@ -61,11 +71,24 @@ pub(crate) struct Limits {
     pub(crate) total: Duration,
     /// Further attempts after the first.
     pub(crate) retries: u32,
+    /// Largest unpacked index of an upstream.
+    #[serde(deserialize_with = "size")]
+    pub(crate) index: u64,
+    /// Bytes per second of all connections together; 0: no limit.
+    #[serde(deserialize_with = "size")]
+    pub(crate) rate: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(30), total: Duration::from_secs(600), retries: 3 }
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            total: Duration::from_secs(600),
+            retries: 3,
+            index: 256 << 20,
+            rate: 0,
+        }
     }
 }
 
@@ -78,61 +101,6 @@ pub(crate) struct Consul {
     /// Keys are `PREFIX/channel/NAME`.
     #[serde(default = "consul_prefix")]
     pub(crate) prefix: String,
-}
-
-/// One entry of `sources:`.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Source {
-    /// A directory of Debian packages.
-    Deb(DebSource),
-    /// The repositories of a cloner manifest.
-    Git(GitSource),
-}
-
-impl Source {
-    /// Returns the source's name.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Deb(deb) => &deb.name,
-            Self::Git(git) => &git.name,
-        }
-    }
-
-    /// Returns a digest of what decides the content of a source that `sync` makes the published form of.
-    pub(crate) fn fingerprint(&self) -> Option<Digest> {
-        match self {
-            Self::Deb(_) | Self::Git(_) => None,
-        }
-    }
-}
-
-/// A directory of `.deb` files; the repository's metadata is generated.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DebSource {
-    /// Name, part of the published path.
-    pub(crate) name: String,
-    /// Directory that holds the packages.
-    pub(crate) dir: PathBuf,
-    /// Suites that are published, all with the same packages.
-    pub(crate) suites: Vec<String>,
-    /// Components. A package whose section is `COMPONENT/…` goes there, any other into the first.
-    pub(crate) components: Vec<String>,
-    /// Architectures; packages of others are left out.
-    pub(crate) architectures: Vec<String>,
-}
-
-/// The repositories that a cloner manifest names.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GitSource {
-    /// Name.
-    pub(crate) name: String,
-    /// The manifest; a relative path is relative to the configuration file.
-    pub(crate) manifest: PathBuf,
-    /// Base to fetch `BASE/<host>/<path>.git` from instead of the canonical hosts: a URL or a directory.
-    pub(crate) mirror: Option<String>,
 }
 
 /// `node:`, what `apply` needs.
@@ -182,23 +150,6 @@ fn deb_only() -> Vec<Format> {
 }
 fn consul_prefix() -> String {
     "stacktira/mirror".into()
-}
-
-/// Parses inside the visitor, because `serde_yaml` adds the key and the position to errors from there.
-fn duration<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Duration, D::Error> {
-    struct Text;
-    impl serde::de::Visitor<'_> for Text {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a duration such as 500ms, 30s or 24h")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Duration, E> {
-            toolkit::duration::parse(text).map_err(E::custom)
-        }
-    }
-    from.deserialize_str(Text)
 }
 
 impl Config {
@@ -305,14 +256,10 @@ impl Config {
             if !seen.insert(name) {
                 return Err(self.bad(&format!("{key}.name"), format!("{name} is there twice")));
             }
-            match source {
-                Source::Deb(deb) => self.check_deb(&key, deb)?,
-                Source::Git(git) => {
-                    if git.mirror.as_deref().is_some_and(|mirror| mirror.is_empty() || mirror.starts_with('-')) {
-                        return Err(self.bad(&format!("{key}.mirror"), "must be a URL or an absolute directory"));
-                    }
-                }
-            }
+            source.check().map_err(|(part, message)| self.bad(&format!("{key}.{part}"), message))?;
+        }
+        if let Some(proxy) = &self.proxy {
+            check_upstream(proxy).map_err(|message| self.bad("proxy", message))?;
         }
         if let Some(node) = &self.node {
             check_http(&node.mirror).map_err(|message| self.bad("node.mirror", message))?;
@@ -332,37 +279,7 @@ impl Config {
         // Relative paths are the configuration file's, wherever the command runs.
         let base = self.path.parent().map(Path::to_owned).unwrap_or_default();
         for source in &mut self.sources {
-            if let Source::Git(git) = source {
-                git.manifest = base.join(&git.manifest);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_deb(&self, key: &str, deb: &DebSource) -> Result<()> {
-        if !deb.dir.is_absolute() {
-            return Err(self.bad(&format!("{key}.dir"), "must be an absolute path"));
-        }
-        for (list, values) in
-            [("suites", &deb.suites), ("components", &deb.components), ("architectures", &deb.architectures)]
-        {
-            let key = format!("{key}.{list}");
-            let mut seen = BTreeSet::new();
-            if values.is_empty() {
-                return Err(self.bad(&key, "must name at least one"));
-            }
-            for value in values {
-                names::check(value).map_err(|why| self.bad(&key, format!("{value:?} {why}")))?;
-                if !seen.insert(value) {
-                    return Err(self.bad(&key, format!("{value} is there twice")));
-                }
-            }
-        }
-        if deb.architectures.iter().any(|arch| arch == "all" || arch == "source") {
-            return Err(self.bad(
-                &format!("{key}.architectures"),
-                "must be those of machines (packages for all of them are always taken)",
-            ));
+            source.resolve(&base);
         }
         Ok(())
     }
@@ -373,6 +290,18 @@ fn has_space(text: &str) -> bool {
 }
 
 fn check_http(url: &str) -> std::result::Result<(), &'static str> {
+    check_base(url)?;
+    let host = url.split('/').nth(2).unwrap_or_default();
+    if host.contains('@') { Err("must not hold a user or password") } else { Ok(()) }
+}
+
+/// Checks an address that may hold a user and a password, which no message shows.
+fn check_upstream(url: &str) -> std::result::Result<(), &'static str> {
+    check_base(url)?;
+    crate::fetch::Base::new(url).map(|_| ())
+}
+
+fn check_base(url: &str) -> std::result::Result<(), &'static str> {
     let rest = url
         .strip_prefix("http://")
         .or_else(|| url.strip_prefix("https://"))
@@ -380,9 +309,6 @@ fn check_http(url: &str) -> std::result::Result<(), &'static str> {
     let host = rest.split('/').next().unwrap_or_default();
     if host.is_empty() || has_space(url) {
         return Err("is not a URL");
-    }
-    if host.contains('@') {
-        return Err("must not hold a user or password");
     }
     if url.contains(['?', '#', '"', '\'', '[', ']']) && !host.starts_with('[') {
         return Err("must be a plain base URL");
@@ -429,11 +355,18 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_with_its_name() {
         assert!(message("rooot: /m").contains("rooot"));
-        assert!(message("limits: {connect: 1s}").contains("connect"));
-        let rpm = message("sources: [{name: a, type: rpm, url: x}]");
-        assert!(rpm.contains("rpm") && rpm.contains("sources"), "{rpm}");
-        let upstream = message(&format!("sources: [{{name: a, type: deb, url: 'http://x', {DEB}}}]"));
-        assert!(upstream.contains("url"), "{upstream}");
+        assert!(message("limits: {speed: 1s}").contains("speed"));
+        let unsigned = message(&format!("sources: [{{name: a, type: deb, url: 'http://x', {DEB}}}]"));
+        assert!(unsigned.contains("sources[0].keyring"), "{unsigned}");
+        let nowhere = message("sources: [{name: a, type: rpm}]");
+        assert!(nowhere.contains("sources[0].url"), "{nowhere}");
+        let select = |text: &str| {
+            message(&format!("sources: [{{name: a, type: deb, url: 'http://x', keyring: k, select: {text}, {DEB}}}]"))
+        };
+        assert!(select("some").contains("some"));
+        assert!(select("{clojure: [a]}").contains("clojure"));
+        assert!(select("{closure: []}").contains("sources[0].select"));
+        assert!(message("limits: {index: 1 TB}").contains("index"));
         assert!(message("node: {mirror: 'http://m', channel: s, keyring: /k, formats: [rpm]}").contains("rpm"));
     }
 
@@ -443,7 +376,16 @@ mod tests {
             let text = format!("sources: [{{name: '{name}', type: deb, dir: /d, {DEB}}}]");
             assert!(message(&text).contains("sources[0].name"), "{name}");
         }
-        assert!(message(&format!("sources: [{{name: a, type: deb, dir: d, {DEB}}}]")).contains("sources[0].dir"));
+        let both = format!("sources: [{{name: a, type: deb, dir: d, url: 'http://x', {DEB}}}]");
+        assert!(message(&both).contains("sources[0].dir"));
+        for path in ["../x", "/x", "a//b", ""] {
+            let sha256 = "0".repeat(64);
+            let file = format!("{{url: 'http://x/y', sha256: '{sha256}', path: '{path}'}}");
+            assert!(
+                message(&format!("sources: [{{name: a, type: files, files: [{file}]}}]")).contains("files"),
+                "{path}"
+            );
+        }
         assert!(message("url: ftp://x").contains("url"));
         assert!(message("url: 'http://user:secret@x'").contains("url"));
         assert!(!message("url: 'http://user:secret@x'").contains("secret"));

@@ -3,21 +3,26 @@
 //! Each source is independent: one that fails keeps its last complete state, the others go on, and the exit
 //! code says so. Nothing that is published changes, whatever happens here.
 
+mod deb;
+mod files;
+mod packages;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cloner::manifest::{Manifest, ManifestError};
 use toolkit::Io;
 use toolkit::exit::{self, Failure as _};
 use toolkit::lock::FileLock;
 
-use crate::config::{Config, DebSource, GitSource, Source};
-use crate::deb;
+use crate::config::{Config, DebSource, GitSource, Origin, Source};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::fetch::Fetcher;
 use crate::git::{Git, Upstream};
 use crate::parallel;
 use crate::state::{DebState, Found, GitState, State};
 use crate::store::{Stamp, Store};
+use crate::upstream::Context;
 
 /// Largest number of repositories or packages of one source.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -29,56 +34,93 @@ const MAX_ENTRIES: usize = 1_000_000;
 pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let (store, lock) = Store::writer(config.root()?)?;
     config.some_sources()?;
-    let mut failed = Vec::new();
-    let mut codes = BTreeSet::new();
+    let fetcher = Fetcher::with(&config.limits, config.proxy.as_deref(), config.jobs)
+        .map_err(|why| Error::config(config.path(), why))?;
+    let context = Context { store: &store, config, fetcher: &fetcher, now: crate::files::now() };
+    let mut report = Report { config, failed: Vec::new(), codes: BTreeSet::new() };
+    // Directories first: selections count on what they hold.
     for source in &config.sources {
-        let name = source.name();
-        let done = match source {
-            Source::Deb(deb) => sync_deb(&store, config, source, deb, io),
-            Source::Git(git) => sync_git(&store, &lock, config, git, io),
+        let done = match (source, source.origin()) {
+            (Source::Deb(deb), Some(Origin::Dir(dir))) => sync_deb(&store, config, source, deb, dir, io),
+            (Source::Git(git), _) => sync_git(&store, &lock, config, git, io),
+            (Source::Files(files), _) => files::sync(&context, source, files),
+            (Source::Rpm(_), _) => Err(Error::rejected("type: rpm", "is not there yet")),
+            (Source::Deb(_), _) => continue,
         };
+        report.take(source.name(), done, io)?;
+    }
+    for (name, done) in packages::run::<deb::Deb>(&context, io)? {
+        report.take(&name, done, io)?;
+    }
+    report.end(&store)
+}
+
+/// What became of the sources.
+struct Report<'a> {
+    config: &'a Config,
+    failed: Vec<String>,
+    codes: BTreeSet<u8>,
+}
+
+impl Report<'_> {
+    fn take(&mut self, name: &str, done: Result<String>, io: &mut Io) -> Result<()> {
         match done {
             Ok(summary) => io.note(format_args!("{name}: {summary}")),
             Err(error @ (Error::Config { .. } | Error::Manifest(_) | Error::Write { .. })) => return Err(error),
-            Err(error) if config.sources.len() == 1 => {
+            Err(error) if self.config.sources.len() == 1 => {
                 return Err(Error::Source { name: name.to_owned(), cause: Box::new(error) });
             }
             Err(error) => {
                 io.error(format_args!("source {name}: {}", exit::chain(&error)));
-                codes.insert(error.exit_code());
-                failed.push(name.to_owned());
+                self.codes.insert(error.exit_code());
+                self.failed.push(name.to_owned());
             }
         }
+        Ok(())
     }
-    if failed.is_empty() {
-        return Ok(());
+
+    fn end(self, store: &Store) -> Result<()> {
+        if self.failed.is_empty() {
+            // Nothing is waiting to be continued.
+            for name in crate::files::names_in(&store.path("partial"))? {
+                crate::files::remove(&store.path("partial").join(name))?;
+            }
+            return Ok(());
+        }
+        let away = self.codes.iter().all(|code| *code == exit::UNAVAILABLE);
+        let code = if away { exit::UNAVAILABLE } else { exit::NO };
+        Err(Error::Sources { failed: self.failed, total: self.config.sources.len(), code })
     }
-    let away = codes.iter().all(|code| *code == exit::UNAVAILABLE);
-    let code = if away { exit::UNAVAILABLE } else { exit::NO };
-    Err(Error::Sources { failed, total: config.sources.len(), code })
 }
 
-fn sync_deb(store: &Store, config: &Config, source: &Source, deb: &DebSource, io: &mut Io) -> Result<String> {
-    let away = |error: std::io::Error| Error::unavailable(deb.dir.display().to_string(), error.to_string());
+fn sync_deb(
+    store: &Store,
+    config: &Config,
+    source: &Source,
+    deb: &DebSource,
+    dir: &Path,
+    io: &mut Io,
+) -> Result<String> {
+    let away = |error: std::io::Error| Error::unavailable(dir.display().to_string(), error.to_string());
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(&deb.dir).map_err(away)? {
+    for entry in std::fs::read_dir(dir).map_err(away)? {
         let name = entry.map_err(away)?.file_name();
         if name.to_str().is_none_or(|name| name.ends_with(".deb") && !name.starts_with('.')) {
             let readable = name.into_string();
             names.push(readable.map_err(|name| {
-                Error::rejected(deb.dir.join(name).display().to_string(), "the file's name is not UTF-8")
+                Error::rejected(dir.join(name).display().to_string(), "the file's name is not UTF-8")
             })?);
         }
     }
     names.sort_unstable();
     if names.len() > MAX_ENTRIES {
-        return Err(Error::rejected(deb.dir.display().to_string(), "too many packages"));
+        return Err(Error::rejected(dir.display().to_string(), "too many packages"));
     }
     let mut known: BTreeMap<String, Found> = BTreeMap::new();
     if let Some(State::Deb(state)) = State::load(store, source)? {
         known.extend(state.packages.into_iter().map(|found| (found.file.clone(), found)));
     }
-    let results = parallel::map(config.jobs, &names, |name| take(store, deb, name, known.get(name)));
+    let results = parallel::map(config.jobs, &names, |name| take(store, dir, name, known.get(name)));
     let mut packages = Vec::with_capacity(results.len());
     let (mut new, mut refused) = (0, 0);
     let mut first = None;
@@ -107,20 +149,20 @@ fn sync_deb(store: &Store, config: &Config, source: &Source, deb: &DebSource, io
         return Err(error);
     }
     if packages.is_empty() {
-        io.warn(format_args!("source {}: no package in {}", deb.name, deb.dir.display()));
+        io.warn(format_args!("source {}: no package in {}", deb.name, dir.display()));
     }
     let summary = format!("{} packages, {new} new, {} gone", packages.len(), known.len());
-    let state = DebState { v: State::VERSION, dir: deb.dir.to_string_lossy().into_owned(), packages };
+    let state = DebState { v: State::VERSION, dir: dir.to_string_lossy().into_owned(), packages };
     store.write_json(State::path(&deb.name), &State::Deb(state))?;
     Ok(summary)
 }
 
 /// Stores one package; `None` when the file has not changed since it was read and its blob is there.
-fn take(store: &Store, deb: &DebSource, name: &str, known: Option<&Found>) -> Result<Option<Found>> {
-    let path = deb.dir.join(name);
+fn take(store: &Store, dir: &Path, name: &str, known: Option<&Found>) -> Result<Option<Found>> {
+    let path = dir.join(name);
     let what = || path.display().to_string();
     let refuse = |error: std::io::Error| Error::rejected(what(), error.to_string());
-    let file = files::open_regular(&path).map_err(refuse)?;
+    let file = crate::files::open_regular(&path).map_err(refuse)?;
     let before = Stamp::of(&file.metadata().map_err(refuse)?);
     if known.is_some_and(|found| found.stamp == before && store.has_blob(&found.sha256, found.size)) {
         return Ok(None);
@@ -134,7 +176,7 @@ fn take(store: &Store, deb: &DebSource, name: &str, known: Option<&Found>) -> Re
         return Err(Error::rejected(what(), "changed while it was read; run sync again when it is complete"));
     }
     let size = staged.size();
-    let control = deb::read(staged.file()).map_err(|message| Error::rejected(what(), message))?;
+    let control = crate::deb::read(staged.file()).map_err(|message| Error::rejected(what(), message))?;
     let sha256 = staged.store(store)?;
     Ok(Some(Found {
         file: name.to_owned(),
