@@ -275,9 +275,9 @@ fn what_is_typed_or_configured_wrongly_is_told_by_its_code() {
     std::fs::write(site.path("mirror.yaml"), "rooot: /x\n").expect("writable");
     let refused = site.run(&["sync"]).is(65).err;
     assert!(refused.contains("mirror.yaml") && refused.contains("rooot"), "{refused}");
-    std::fs::write(site.path("mirror.yaml"), "sources: [{name: el9, type: rpm, dir: /x}]\n").expect("writable");
+    std::fs::write(site.path("mirror.yaml"), "sources: [{name: el9, type: snap, dir: /x}]\n").expect("writable");
     let refused = site.run(&["sync"]).is(65).err;
-    assert!(refused.contains("mirror.yaml") && refused.contains("rpm"), "{refused}");
+    assert!(refused.contains("mirror.yaml") && refused.contains("snap"), "{refused}");
     std::fs::remove_file(site.path("mirror.yaml")).expect("there");
     site.run(&["list"]).is(65);
 }
