@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{check_base, check_upstream};
 use crate::digest::Digest;
+use crate::fetch::Base;
 use crate::names;
 
 /// One entry of `sources:`.
@@ -87,6 +88,18 @@ pub(crate) struct File {
     pub(crate) sha256: Digest,
     /// Where it is published below the source.
     pub(crate) path: String,
+}
+
+impl File {
+    /// Returns the address and the name below it.
+    ///
+    /// # Errors
+    /// What is wrong with the url.
+    pub(crate) fn place(&self) -> Result<(Base, String), &'static str> {
+        let (base, name) = self.url.rsplit_once('/').ok_or("names no file")?;
+        // It is quoted again when it is asked for.
+        Ok((Base::new(base)?, percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned()))
+    }
 }
 
 /// The repositories that a cloner manifest names.
@@ -333,7 +346,8 @@ fn check_names(key: &'static str, values: &[String], needed: bool) -> Result<(),
 fn check_files(files: &[File]) -> Result<(), (&'static str, String)> {
     let mut seen = BTreeSet::new();
     for file in files {
-        check_base(&file.url).map_err(|message| ("files", format!("{}: {message}", file.path)))?;
+        let place = check_base(&file.url).and_then(|()| file.place());
+        place.map_err(|message| ("files", format!("{}: {message}", file.path)))?;
         if !crate::repository::is_plain(&file.path) {
             return Err(("files", format!("{:?} is no plain relative path", file.path)));
         }

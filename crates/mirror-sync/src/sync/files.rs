@@ -4,7 +4,7 @@ use super::packages::save;
 use crate::config::{FilesSource, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::fetch::{Base, Batch, Sums, Wanted};
+use crate::fetch::{Batch, Sums, Wanted};
 use crate::manifest::{self, Published};
 use crate::parallel;
 use crate::state::State;
@@ -18,11 +18,8 @@ pub(super) fn sync(context: &Context<'_>, source: &Source, files: &FilesSource) 
     let mut wanted = Vec::with_capacity(files.files.len());
     for file in &files.files {
         let wrong = |why: &str| Error::config(context.config.path(), format!("{}: {}: {why}", files.name, file.path));
-        let (base, name) = file.url.rsplit_once('/').ok_or_else(|| wrong("the url names no file"))?;
-        let base = Base::new(base).map_err(wrong)?;
+        let (base, path) = file.place().map_err(wrong)?;
         let sums = Sums { sha256: Some(file.sha256.clone()), sha512: None };
-        // It is quoted again when it is asked for.
-        let path = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
         wanted.push((base, Wanted { path, size: None, sums }));
     }
     let batch = Batch::new(context.store, context.fetcher);

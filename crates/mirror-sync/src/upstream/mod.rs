@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use toolkit::backoff::Backoff;
 
-use crate::config::{Config, Upstream};
+use crate::config::{Config, Source, Upstream};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::{Base, Batch, Fetcher, Hasher, Sums, Wanted};
@@ -189,4 +189,41 @@ impl Context<'_> {
 /// Returns what was accepted before at an address, whatever was configured then.
 pub(crate) fn accepted<'a>(heads: &'a [Head], url: &str, path: &str) -> Option<&'a Head> {
     heads.iter().find(|head| head.url == url && head.path == path)
+}
+
+/// Fetches one published file of a source again; false when nobody offers it any more.
+///
+/// # Errors
+/// [`Error::Config`]; [`Error::Write`].
+pub(crate) fn fetch_again(
+    config: &Config,
+    store: &Store,
+    source: &Source,
+    path: &str,
+    size: u64,
+    sha256: &Digest,
+) -> Result<bool> {
+    let mut places: Vec<(Base, String)> = Vec::new();
+    let wrong = |why: &str| Error::config(config.path(), format!("a source's url {why}"));
+    if let Some(upstream) = source.upstream() {
+        for url in std::iter::once(upstream.url).chain(upstream.mirrors.iter().map(String::as_str)) {
+            places.push((Base::new(url).map_err(wrong)?, path.to_owned()));
+        }
+    }
+    if let Source::Files(files) = source {
+        for file in files.files.iter().filter(|file| file.path == path) {
+            places.push(file.place().map_err(wrong)?);
+        }
+    }
+    let fetcher = Fetcher::with(&config.limits, config.proxy.as_deref(), 1).map_err(|why| wrong(&why))?;
+    for (base, path) in places {
+        let batch = Batch::new(store, &fetcher);
+        let sums = Sums { sha256: Some(sha256.clone()), sha512: None };
+        match batch.fetch(std::slice::from_ref(&base), &Wanted { path, size: Some(size), sums }) {
+            Ok(_) => return batch.commit().map(|_| true),
+            Err(error @ Error::Write { .. }) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(false)
 }

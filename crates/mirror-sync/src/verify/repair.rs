@@ -27,6 +27,7 @@ use crate::snapshot;
 use crate::state::State;
 use crate::store::Store;
 use crate::sync;
+use crate::upstream;
 
 /// Largest index that is made again from another form of it.
 const MAX_INDEX: u64 = 1 << 30;
@@ -134,7 +135,7 @@ impl Repair<'_> {
             let known = places.get(sha256).unwrap_or(&nowhere);
             let brought = self.copied(sha256)?
                 || self.made_from_sibling(sha256, known, manifests)?
-                || self.sent_by_source(sha256)?;
+                || self.sent_by_source(sha256, known)?;
             if !brought {
                 for (source, path, _) in known {
                     io.warn(format_args!("source {source}: nobody has {path} any more"));
@@ -210,15 +211,19 @@ impl Repair<'_> {
     }
 
     /// The sources as they are configured now.
-    fn sent_by_source(&self, sha256: &Digest) -> Result<bool> {
+    fn sent_by_source(&self, sha256: &Digest, known: &[(String, String, u64)]) -> Result<bool> {
         for source in &self.config.sources {
-            if let config::Source::Deb(deb) = source
-                && let Some(State::Deb(state)) = State::load(self.store, source)?
-            {
+            let state = State::load(self.store, source)?;
+            if let (Some(config::Origin::Dir(dir)), Some(State::Deb(state))) = (source.origin(), state) {
                 for found in state.packages.iter().filter(|found| found.sha256 == *sha256) {
-                    if self.take(sha256, &deb.dir.join(&found.file))? {
+                    if self.take(sha256, &dir.join(&found.file))? {
                         return Ok(true);
                     }
+                }
+            }
+            for (_, path, size) in known.iter().filter(|(name, ..)| name == source.name()) {
+                if upstream::fetch_again(self.config, self.store, source, path, *size, sha256)? {
+                    return Ok(true);
                 }
             }
         }
