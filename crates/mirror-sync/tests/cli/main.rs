@@ -8,4 +8,5 @@ mod http;
 mod lifecycle;
 mod rollout;
 mod support;
+mod sweep;
 mod upstream;
