@@ -22,6 +22,8 @@ Examples:
       Show what would change, with values of the manifest overridden
   cloner --on-change /usr/local/bin/kick --metrics /var/lib/node_exporter/cloner.prom repos.yaml
       Have something done when modules changed, and let Prometheus see what failed
+  cloner --root /etc/puppetlabs/code --generations 5 --mode export repos.yaml
+      All modules change at once below current/; cloner --root /etc/puppetlabs/code --rollback goes back
   cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
       Names of the repositories that failed
 
@@ -119,6 +121,17 @@ pub struct Cli {
     /// cloner was killed, the next run tells again.
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["plan", "status", "verify"])]
     pub on_change: Option<PathBuf>,
+
+    /// Change the whole set in one step and keep N sets; readers find the places below ROOT/current
+    ///
+    /// ROOT/current is a link to the newest whole set. If a repository fails, the set stays as it is. What is the
+    /// same in two sets is the same file on the disk.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub generations: Option<u16>,
+
+    /// Make the set before the current one current again; takes no manifest
+    #[arg(long, conflicts_with_all = ["generations", "plan", "status", "verify", "purge", "force", "lock"])]
+    pub rollback: bool,
 
     /// Write figures of the run to FILE, for the textfile collector of Prometheus
     #[arg(long, value_name = "FILE")]

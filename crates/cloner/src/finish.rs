@@ -16,23 +16,71 @@ use crate::place::{Staged, Way};
 use crate::record::Record;
 use crate::report::{Line, State};
 
-/// Places what is staged and says what became of each repository.
-///
-/// Beside the lines come the commits and trees that places now hold, for the lock file.
+/// What became of each repository, in the manifest's order.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) lines: Vec<Line>,
+    /// The commits and trees that places now hold, for the lock file.
+    pub(crate) resolved: Vec<Option<(String, String)>>,
+}
+
+/// What became of one staged tree.
+pub(crate) enum Placing {
+    Done,
+    /// It would belong to a set that is not whole.
+    Held,
+    Failed(Fault),
+}
+
+/// Says what became of each repository; `place` is asked for those that were staged.
+pub(crate) fn tell(
+    entries: &[Entry],
+    results: Vec<Result<Progress, Fault>>,
+    mut place: impl FnMut(&Repo, &Staged) -> Placing,
+) -> Finished {
+    let mut lines = Vec::new();
+    let mut resolved = vec![None; entries.len()];
+    for (((repo, _), result), resolved) in entries.iter().zip(results).zip(&mut resolved) {
+        lines.push(match result {
+            Err(fault) => Line::failed(repo, None, fault),
+            Ok(Progress::Unchanged { sha, tree }) => {
+                *resolved = Some((sha.clone(), tree));
+                Line::new(repo, State::Unchanged, Some(sha.clone()), Some(sha))
+            }
+            Ok(Progress::Planned { old, new }) => {
+                let state = if old.is_some() { State::WouldUpdate } else { State::WouldPlace };
+                Line::new(repo, state, old, Some(new))
+            }
+            Ok(Progress::Staged { old, staged }) => match place(repo, &staged) {
+                Placing::Done => {
+                    *resolved = Some((staged.record.sha.clone(), staged.record.tree.clone()));
+                    placed_line(repo, old, &staged)
+                }
+                Placing::Held => {
+                    let line = Line::new(repo, State::Held, old, Some(staged.record.sha.clone()));
+                    line.message("the set is not changed, because a repository failed")
+                }
+                Placing::Failed(fault) => Line::failed(repo, old, fault),
+            },
+        });
+    }
+    Finished { lines, resolved }
+}
+
+/// Places what is staged, each tree by itself; the disk is waited for once for all of them.
 pub(crate) fn place(
     setup: &Setup<'_>,
     entries: &[Entry],
     results: Vec<Result<Progress, Fault>>,
     hook: Option<&mut Hook>,
     io: &mut Io,
-) -> (Vec<Line>, Vec<Option<(String, String)>>) {
+) -> Finished {
     let site = setup.site;
-    let changes: Vec<Line> =
-        entries.iter().zip(&results).filter_map(|((repo, _), result)| change(repo, result)).collect();
+    let changes = changes(entries, &results);
     let mut ways: Vec<Option<Result<Way, Fault>>> =
         results.iter().map(|result| staged(result).map(|staged| site.ready(staged, setup.force))).collect();
     let flushed = if changes.is_empty() { Ok(()) } else { site.flush() };
-    let flushed = flushed.and_then(|()| hook.map_or(Ok(()), |hook| hook.announce(&changes.iter().collect::<Vec<_>>())));
+    let flushed = flushed.and_then(|()| hook.map_or(Ok(()), |hook| hook.announce(&changes)));
     let mut changed = BTreeSet::new();
     for (way, staged) in ways.iter_mut().zip(results.iter().map(staged)) {
         let (Some(Ok(ready)), Some(staged)) = (&way, staged) else { continue };
@@ -49,43 +97,28 @@ pub(crate) fn place(
     }
     // If the disk refuses now, what is announced tells the next run what is there.
     let synced = changed.iter().try_for_each(|directory| sync_dir(directory));
-    let mut lines = Vec::new();
-    let mut resolved = vec![None; entries.len()];
-    for ((((repo, _), result), way), resolved) in entries.iter().zip(results).zip(ways).zip(&mut resolved) {
-        lines.push(match result {
-            Err(fault) => Line::failed(repo, None, fault),
-            Ok(Progress::Unchanged { sha, tree }) => {
-                *resolved = Some((sha.clone(), tree));
-                Line::new(repo, State::Unchanged, Some(sha.clone()), Some(sha))
-            }
-            Ok(Progress::Planned { old, new }) => {
-                let state = if old.is_some() { State::WouldUpdate } else { State::WouldPlace };
-                Line::new(repo, state, old, Some(new))
-            }
-            Ok(Progress::Staged { old, staged }) => {
-                let placed = way.expect("it was made ready").and_then(|way| match &synced {
-                    Ok(()) => site.settle(&staged, way),
-                    Err(err) => Err(Fault::disk(&site.root, err)),
-                });
-                match placed {
-                    Ok(saved) => {
-                        if let Some(saved) = saved {
-                            io.warn(format_args!("{}: the old tree is kept in {}", repo.name, saved.display()));
-                        }
-                        *resolved = Some((staged.record.sha.clone(), staged.record.tree.clone()));
-                        placed_line(repo, old, &staged)
-                    }
-                    Err(fault) => Line::failed(repo, old, fault),
-                }
-            }
+    let mut ways = ways.into_iter().flatten();
+    let finished = tell(entries, results, |repo, staged| {
+        let placed = ways.next().expect("each staged tree was made ready").and_then(|way| match &synced {
+            Ok(()) => site.settle(staged, way),
+            Err(err) => Err(Fault::disk(&site.root, err)),
         });
-    }
+        match placed {
+            Ok(saved) => {
+                if let Some(saved) = saved {
+                    io.warn(format_args!("{}: the old tree is kept in {}", repo.name, saved.display()));
+                }
+                Placing::Done
+            }
+            Err(fault) => Placing::Failed(fault),
+        }
+    });
     if !changed.is_empty()
         && let Err(err) = sync_dir(site.records.directory())
     {
         io.warn(format_args!("cannot sync {}: {err}", site.records.directory().display()));
     }
-    (lines, resolved)
+    finished
 }
 
 fn staged(result: &Result<Progress, Fault>) -> Option<&Staged> {
@@ -95,12 +128,13 @@ fn staged(result: &Result<Progress, Fault>) -> Option<&Staged> {
     }
 }
 
-/// Returns what will be said of a staged tree when it is placed.
-fn change(repo: &Repo, result: &Result<Progress, Fault>) -> Option<Line> {
-    match result {
+/// Returns what will be said of all staged trees when they are placed.
+pub(crate) fn changes(entries: &[Entry], results: &[Result<Progress, Fault>]) -> Vec<Line> {
+    let change = |((repo, _), result): (&Entry, &Result<Progress, Fault>)| match result {
         Ok(Progress::Staged { old, staged }) => Some(placed_line(repo, old.clone(), staged)),
         _ => None,
-    }
+    };
+    entries.iter().zip(results).filter_map(change).collect()
 }
 
 fn placed_line(repo: &Repo, old: Option<String>, staged: &Staged) -> Line {
@@ -114,36 +148,34 @@ fn placed_line(repo: &Repo, old: Option<String>, staged: &Staged) -> Line {
 pub(crate) fn purge(setup: &Setup<'_>, entries: &[Entry], hook: Option<&mut Hook>) -> Result<Vec<Line>, Error> {
     let site = setup.site;
     let root = |err: std::io::Error| Error::Root { root: site.root.clone(), message: err.to_string() };
-    let records = match site.records.all() {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        all => all.map_err(root)?,
-    };
-    let listed = |dest: &Path| entries.iter().any(|(_, listed)| listed.as_ref().is_ok_and(|listed| listed == dest));
-    let gone: Vec<(Record, Repo)> = records
-        .into_iter()
-        .filter(|record| record.manifest == setup.manifest && !listed(&record.dest))
-        .map(|record| {
-            let repo = unlisted(&record);
-            (record, repo)
-        })
-        .collect();
-    let line = |(record, repo): &(Record, Repo), state| Line::new(repo, state, Some(record.sha.clone()), None);
+    let (records, lines): (Vec<Record>, Vec<Line>) = gone(setup, entries).map_err(root)?.into_iter().unzip();
     if setup.plan {
-        return Ok(gone.iter().map(|gone| line(gone, State::WouldPurge)).collect());
+        return Ok(lines.into_iter().map(Line::would_purge).collect());
     }
     if let Some(hook) = hook {
-        let lines: Vec<Line> = gone.iter().map(|gone| line(gone, State::Purged)).collect();
-        hook.announce(&lines.iter().collect::<Vec<_>>()).map_err(root)?;
+        hook.announce(&lines).map_err(root)?;
     }
-    let purged = gone.iter().map(|gone| match site.purge(&gone.0) {
-        Ok(()) => line(gone, State::Purged),
-        Err(fault) => Line::failed(&gone.1, Some(gone.0.sha.clone()), fault),
+    let purged = records.iter().zip(lines).map(|(record, line)| match site.purge(record) {
+        Ok(()) => line,
+        Err(fault) => Line::failed(&unlisted(record), Some(record.sha.clone()), fault),
     });
     Ok(purged.collect())
 }
 
+/// Returns what the manifest had placed and no longer lists, and what will be said when it is removed.
+pub(crate) fn gone(setup: &Setup<'_>, entries: &[Entry]) -> std::io::Result<Vec<(Record, Line)>> {
+    let records = match setup.site.records.all() {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        all => all?,
+    };
+    let listed = |dest: &Path| entries.iter().any(|(_, listed)| listed.as_ref().is_ok_and(|listed| listed == dest));
+    let gone = records.into_iter().filter(|record| record.manifest == setup.manifest && !listed(&record.dest));
+    let line = |record: &Record| Line::new(&unlisted(record), State::Purged, Some(record.sha.clone()), None);
+    Ok(gone.map(|record| (record.clone(), line(&record))).collect())
+}
+
 /// What the manifest said of a tree that it no longer lists.
-fn unlisted(record: &Record) -> Repo {
+pub(crate) fn unlisted(record: &Record) -> Repo {
     Repo {
         name: record.name.clone(),
         path: record.name.clone(),

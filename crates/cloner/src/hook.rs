@@ -46,11 +46,11 @@ impl Hook {
     }
 
     /// Notes what is about to change.
-    pub(crate) fn announce(&mut self, lines: &[&Line]) -> std::io::Result<()> {
+    pub(crate) fn announce(&mut self, lines: &[Line]) -> std::io::Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
-        self.left = self.with(lines);
+        self.left = self.with(&lines.iter().collect::<Vec<_>>());
         self.write()
     }
 

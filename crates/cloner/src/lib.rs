@@ -24,6 +24,7 @@ mod error;
 mod fault;
 mod finish;
 mod fleet;
+mod generations;
 mod git;
 mod hook;
 mod http;
@@ -61,6 +62,8 @@ use toolkit::{Io, dirs, exit};
 use crate::cli::Cli;
 pub use crate::error::Error;
 use crate::fault::{Cause, Fault};
+use crate::finish::Finished;
+use crate::generations::Generations;
 use crate::hook::Hook;
 use crate::job::{Member, Progress, Setup};
 use crate::lockfile::Lock;
@@ -89,6 +92,9 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
 }
 
 fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
+    if cli.rollback {
+        return rollback(cli, lines, io);
+    }
     let Some(cli::Manifest::Given(words)) = &cli.manifest else {
         return Err(Error::Usage {
             message: "no manifest was given".to_owned(),
@@ -107,9 +113,14 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
     let root = real_root(&given).map_err(|err| Error::Root { root: given.clone(), message: err.to_string() })?;
     let entries = judge_places(repos, &given, &root)?;
     let site = Site::new(root);
+    let generations = cli.generations.map(|_| Generations::of(&site));
+    let view = |site: &Site| match &generations {
+        Some(generations) => generations.view().map_err(|err| root_error(site, &err)),
+        None => Ok(site.clone()),
+    };
     transport::register();
     if cli.status || cli.verify {
-        let depth = if cli.verify { Depth::Content } else { Depth::Stat };
+        let (depth, site) = (if cli.verify { Depth::Content } else { Depth::Stat }, view(&site)?);
         lines.extend(entries.iter().map(|(repo, dest)| status::look(&site, repo, dest, depth)));
         report::print(io, lines, cli.json, true)?;
         let clean = lines.iter().all(|line| line.state == State::Clean);
@@ -123,31 +134,77 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
         });
     }
     let held = if cli.plan { None } else { Some(hold(&site, cli.no_wait, io)?) };
-    let mut hook = match &cli.on_change {
-        Some(program) => {
-            let hook = Hook::new(program, &site.state, cli.timeout);
-            Some(hook.map_err(|err| Error::Root { root: site.root.clone(), message: err.to_string() })?)
-        }
-        None => None,
-    };
+    if let Some(generations) = generations.as_ref().filter(|_| !cli.plan) {
+        generations.prepare().map_err(|err| root_error(&site, &err))?;
+    }
+    let mut hook = hook(cli, &site)?;
     let (brought, lock_written) = bring(cli, &site, &path, mirror.as_ref(), &entries, hook.as_mut(), io)?;
     lines.extend(brought);
     report::print(io, lines, cli.json, cli.plan)?;
-    let changed: Vec<&Line> = lines.iter().filter(|line| line.state.is_change()).collect();
-    let told = hook.as_mut().map_or(Ok(()), |hook| hook.tell(&changed));
+    let told = tell(hook.as_mut(), lines, io);
     drop(held);
     lock_written?;
+    let failed = !told || lines.iter().any(|line| line.state == State::Failed);
+    Ok(if failed { exit::NO } else { exit::OK })
+}
+
+/// Points back at the generation before.
+fn rollback(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
+    if cli.manifest.is_some() {
+        let hint = Some("it goes back to what is kept, whatever a manifest says".to_owned());
+        return Err(Error::Usage { message: "--rollback takes no manifest".to_owned(), hint });
+    }
+    let given = cli.root.clone().unwrap_or_else(|| PathBuf::from("."));
+    let root = real_root(&given).map_err(|err| Error::Root { root: given.clone(), message: err.to_string() })?;
+    let site = Site::new(root);
+    let generations = Generations::of(&site);
+    let fail = |err: std::io::Error| root_error(&site, &err);
+    if generations.current().map_err(fail)?.is_none() {
+        io.error(format_args!("{} has no generations", site.root.display()));
+        io.hint("a run with --generations makes them");
+        return Ok(exit::NO);
+    }
+    let held = hold(&site, cli.no_wait, io)?;
+    let Some(rollback) = generations.rollback().map_err(fail)? else {
+        io.error(format_args!("{} has no generation before the current one", site.root.display()));
+        return Ok(exit::NO);
+    };
+    let mut hook = hook(cli, &site)?;
+    if let Some(hook) = &mut hook {
+        hook.announce(&rollback.lines).map_err(fail)?;
+    }
+    generations.back(&rollback).map_err(fail)?;
+    lines.extend(rollback.lines);
+    report::print(io, lines, cli.json, false)?;
+    io.note(format_args!("generation {} is current again, after {}", rollback.to, rollback.from));
+    let told = tell(hook.as_mut(), lines, io);
+    drop(held);
+    Ok(if told { exit::OK } else { exit::NO })
+}
+
+fn root_error(site: &Site, err: &std::io::Error) -> Error {
+    Error::Root { root: site.root.clone(), message: err.to_string() }
+}
+
+fn hook(cli: &Cli, site: &Site) -> Result<Option<Hook>, Error> {
+    let new = |program: &PathBuf| Hook::new(program, &site.state, cli.timeout).map_err(|err| root_error(site, &err));
+    cli.on_change.as_ref().map(new).transpose()
+}
+
+/// Tells the program of `--on-change` what has changed; false if it could not be told.
+fn tell(hook: Option<&mut Hook>, lines: &[Line], io: &mut Io) -> bool {
+    let changed: Vec<&Line> = lines.iter().filter(|line| line.state.is_change()).collect();
+    let told = hook.map_or(Ok(()), |hook| hook.tell(&changed));
     if let Err(why) = &told {
         io.error(why);
     }
-    let failed = told.is_err() || lines.iter().any(|line| line.state == State::Failed);
-    Ok(if failed { exit::NO } else { exit::OK })
+    told.is_ok()
 }
 
 /// Brings everything, the root being held; says what became of each repository and of the lock file.
 fn bring(
     cli: &Cli,
-    site: &Site,
+    top: &Site,
     manifest: &Path,
     mirror: Option<&Mirror>,
     entries: &[Entry],
@@ -166,8 +223,13 @@ fn bring(
         .map_err(|message| Error::Usage { message, hint: Some("name a file of PEM certificates".to_owned()) })?;
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let hands = slots::Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
-    let fleet = mirror.map(|mirror| fleet::Fleet::new(mirror.clone(), &site.state, !cli.plan));
+    let fleet = mirror.map(|mirror| fleet::Fleet::new(mirror.clone(), &top.state, !cli.plan));
     let signers = signature::Files::default();
+    let generations = cli.generations.map(|keep| (Generations::of(top), keep));
+    let site = &match &generations {
+        Some((generations, _)) => generations.view().map_err(|err| root_error(top, &err))?,
+        None => top.clone(),
+    };
     let setup = Setup {
         signers: &signers,
         site,
@@ -186,7 +248,10 @@ fn bring(
         manifest,
     };
     let results = work_all(&setup, entries, usize::from(cli.jobs), io);
-    let (mut lines, resolved) = finish::place(&setup, entries, results, hook.as_deref_mut(), io);
+    let Finished { mut lines, resolved } = match &generations {
+        Some((generations, _)) => generations.publish(&setup, entries, results, cli.purge, hook.as_deref_mut(), io),
+        None => finish::place(&setup, entries, results, hook.as_deref_mut(), io),
+    };
     let lock_written = match (&cli.lock, &lock) {
         (Some(path), Some(old)) if !cli.plan && !cli.locked => {
             let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
@@ -195,10 +260,15 @@ fn bring(
         _ => Ok(()),
     };
     let failed = lock_written.is_err() || lines.iter().any(|line| line.state == State::Failed);
-    if cli.purge && !failed && !entries.is_empty() {
+    if cli.purge && !failed && !entries.is_empty() && generations.is_none() {
         lines.extend(finish::purge(&setup, entries, hook)?);
     }
     if !cli.plan {
+        if let Some((generations, keep)) = &generations
+            && let Err(err) = generations.prune(usize::from(*keep), io)
+        {
+            io.warn(format_args!("cannot remove old generations: {err}"));
+        }
         // Old trees and what failed attempts left; the next run would do it too.
         if let Err(err) = place::remove_tree(&site.stage()) {
             io.warn(format_args!("cannot remove {}: {err}", site.stage().display()));

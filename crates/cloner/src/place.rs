@@ -192,7 +192,7 @@ impl Site {
     }
 
     /// Returns a free path to keep what was at `dest`.
-    fn saved(&self, dest: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn saved(&self, dest: &Path) -> io::Result<PathBuf> {
         let directory = self.state.join("saved");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let flat = dest.to_string_lossy().replace('/', "_");

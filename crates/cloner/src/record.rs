@@ -142,6 +142,11 @@ impl Records {
         Self { directory: state.join("placed") }
     }
 
+    /// Returns the records in `directory` itself.
+    pub(crate) fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -236,6 +241,11 @@ impl Records {
     /// Makes the announced record the current one, once the caller has synced [`Self::directory`].
     pub(crate) fn confirm_draft(&self, dest: &Path) -> io::Result<()> {
         fs::rename(self.path(dest, "next"), self.path(dest, "json"))
+    }
+
+    /// Writes a record of a place that nobody looks at yet; the caller flushes.
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        fs::write(self.path(&record.dest, "json"), serde_json::to_vec(record)?)
     }
 
     /// Makes the announced record the current one.

@@ -20,6 +20,8 @@ pub(crate) enum State {
     /// `--purge`: removed, because the manifest no longer lists it.
     Purged,
     WouldPurge,
+    /// `--generations`: ready, but another repository of the set failed.
+    Held,
     /// `--status`: as placed.
     Clean,
     /// `--status`: somebody changed it.
@@ -34,8 +36,9 @@ pub(crate) enum State {
 
 impl State {
     /// Worst first.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Failed,
+        Self::Held,
         Self::Changed,
         Self::Foreign,
         Self::Absent,
@@ -67,7 +70,7 @@ impl State {
 }
 
 /// One repository's line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Line {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -100,6 +103,7 @@ struct Summary {
     would_update: usize,
     purged: usize,
     would_purge: usize,
+    held: usize,
     clean: usize,
     changed: usize,
     outdated: usize,
@@ -132,6 +136,10 @@ impl Line {
             hint: fault.hint,
             ..Self::new(repo, State::Failed, old, None)
         }
+    }
+
+    pub(crate) fn would_purge(self) -> Self {
+        Self { state: State::WouldPurge, ..self }
     }
 
     pub(crate) fn message(self, message: impl Into<String>) -> Self {
@@ -205,6 +213,7 @@ pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> s
         would_update: count(State::WouldUpdate),
         purged: count(State::Purged),
         would_purge: count(State::WouldPurge),
+        held: count(State::Held),
         clean: count(State::Clean),
         changed: count(State::Changed),
         outdated: count(State::Outdated),

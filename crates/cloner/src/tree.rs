@@ -44,6 +44,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Looks at this entry's file in the tree at `root`.
+    fn stat_in(&self, root: &Path) -> Option<Stat> {
+        let below: Vec<u8> = percent_encoding::percent_decode_str(&self.path).collect();
+        fs::symlink_metadata(root.join(OsStr::from_bytes(&below))).ok().map(|meta| Stat::of(&meta))
+    }
+
     fn new(path: &Path, oid: Oid, meta: &fs::Metadata) -> Self {
         Self { path: escape(path), mode: meta.mode(), oid: oid.to_string(), stat: Stat::of(meta) }
     }
@@ -138,9 +144,68 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> io::Result<fs::Metadata
     file.metadata()
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+/// Makes a directory that everybody may read, whatever the umask.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o755).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+/// Makes the directories of `below` that are missing under `top`.
+pub(crate) fn make_dirs(top: &Path, below: &Path) -> io::Result<()> {
+    let mut path = top.to_owned();
+    for part in below.components() {
+        path.push(part);
+        if !path.is_dir() {
+            make_dir(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes `to` the same tree as `from`, of the same files: each is linked, or copied where that cannot be
+/// or where git writes into it. Returns `recorded` as it is to be for `to`.
+pub(crate) fn share(from: &Path, to: &Path, recorded: &[Entry]) -> io::Result<Vec<Entry>> {
+    // Linking changes a file's times, so it is looked at before.
+    let before: Vec<Option<Stat>> = recorded.iter().map(|entry| entry.stat_in(from)).collect();
+    share_dir(from, to, 0, Sharing::Link)?;
+    let entries = recorded.iter().zip(before).map(|(entry, before)| {
+        let now = entry.stat_in(to).filter(|_| before == Some(entry.stat));
+        Entry { stat: now.unwrap_or(entry.stat), ..entry.clone() }
+    });
+    Ok(entries.collect())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Link,
+    Copy,
+}
+
+fn share_dir(from: &Path, to: &Path, level: usize, how: Sharing) -> io::Result<()> {
+    if level > 2 * MAX_DEPTH {
+        return Err(io::Error::other("directories are nested too deep"));
+    }
+    make_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let copy = to.join(&name);
+        let meta = fs::symlink_metadata(&path)?;
+        // What git changes in place is its own copy; objects never change.
+        let how = match how {
+            Sharing::Link if level == 0 && name == ".git" => Sharing::Copy,
+            Sharing::Copy if level == 1 && name == "objects" => Sharing::Link,
+            how => how,
+        };
+        if meta.is_dir() {
+            share_dir(&path, &copy, level + 1, how)?;
+        } else if meta.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&path)?, &copy)?;
+        } else if meta.is_file() && (how == Sharing::Copy || fs::hard_link(&path, &copy).is_err()) {
+            fs::copy(&path, &copy)?;
+        }
+    }
+    Ok(())
 }
 
 struct Walk<'r> {

@@ -68,9 +68,14 @@ enum Scene {
     Purge,
     /// A tree that somebody changed is moved aside.
     Force,
+    /// The whole set is replaced at once.
+    Set,
+    /// The set before is made current again.
+    Back,
 }
 
-const SCENES: [Scene; 5] = [Scene::First, Scene::Export, Scene::Clone, Scene::Purge, Scene::Force];
+const SCENES: [Scene; 7] =
+    [Scene::First, Scene::Export, Scene::Clone, Scene::Purge, Scene::Force, Scene::Set, Scene::Back];
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -154,7 +159,9 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
     let scratch = Scratch::new();
     let log = scratch.path("strace");
     let mode = if scene == Scene::Clone { "clone" } else { "export" };
-    let options = ["--mode", mode, "--jobs", "1", "--retries", "0"];
+    let sets: &[&str] = if matches!(scene, Scene::Set | Scene::Back) { &["--generations", "2"] } else { &[] };
+    let places = scratch.root().join(if sets.is_empty() { "m" } else { "current/m" });
+    let options = [&["--mode", mode, "--jobs", "1", "--retries", "0"], sets].concat();
     let run = |more: &[&str]| scratch.run(&[&options[..], more].concat());
     stage.manifest(&scratch, &NAMES);
     stage.upstream(false);
@@ -165,7 +172,13 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
     let mine = scratch.root().join("m/b/mine");
     match scene {
         Scene::First => wanted = ["old", "old"],
-        Scene::Export | Scene::Clone => stage.upstream(true),
+        Scene::Export | Scene::Clone | Scene::Set => stage.upstream(true),
+        Scene::Back => {
+            stage.upstream(true);
+            run(&[]).code(0);
+            stage.upstream(false);
+            wanted = ["old", "old"];
+        }
         Scene::Purge => {
             stage.manifest(&scratch, &NAMES[..1]);
             (more, wanted) = (&["--purge"], ["old", "absent"]);
@@ -176,14 +189,16 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
             more = &["--force"];
         }
     }
-    let before = NAMES.map(|name| whole(&scratch.root().join("m").join(name)).expect("prepared"));
+    let before = NAMES.map(|name| whole(&places.join(name)).expect("prepared"));
     let mut strace = Command::new("timeout");
     strace.args(["-k", "1", "60", "strace", "-o"]).arg(&log).args(threads.then_some("-f"));
     if let Some(fault) = fault {
         strace.args(["-e", &format!("inject={call}:{fault}:when={n}")]);
     }
-    let cloner = scratch.command(&[&options[..], more].concat());
-    strace.arg(cloner.get_program()).args(cloner.get_args()).arg("repos.yaml").current_dir(scratch.path(""));
+    let back = scene == Scene::Back;
+    let cloner = if back { scratch.command(&["--rollback"]) } else { scratch.command(&[&options[..], more].concat()) };
+    strace.arg(cloner.get_program()).args(cloner.get_args()).args((!back).then_some("repos.yaml"));
+    strace.current_dir(scratch.path(""));
     strace.env_clear().env("HOME", scratch.path("")).env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let output = strace.stdin(Stdio::null()).output().expect("strace runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -195,7 +210,10 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
     if said.contains("panicked") {
         return Err(said);
     }
-    let now = NAMES.map(|name| whole(&scratch.root().join("m").join(name)));
+    let now = NAMES.map(|name| whole(&places.join(name)));
+    if !sets.is_empty() && now[0] != now[1] {
+        return Err(format!("the set is mixed: {now:?}"));
+    }
     for ((now, before), wanted) in now.iter().zip(&before).zip(wanted) {
         match now {
             Err(why) => return Err(format!("a tree is mixed: {why}")),
@@ -216,8 +234,7 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
         return Err(format!("the next run ends with {}: {}", healed.code, healed.err));
     }
     for (name, wanted) in NAMES.iter().zip(wanted) {
-        let place = scratch.root().join("m").join(name);
-        match whole(&place) {
+        match whole(&places.join(name)) {
             Ok(now) if now == wanted => {}
             now => return Err(format!("the next run left {now:?} instead of {wanted}")),
         }
@@ -232,7 +249,7 @@ fn survive(stage: &Stage, case: &Case) -> Result<String, String> {
     if !half.is_empty() {
         return Err(format!("left behind: {half:?}"));
     }
-    if scratch.run(&["--verify"]).code != 0 {
+    if scratch.run(&[sets, &["--verify"]].concat()).code != 0 {
         return Err("--verify finds a difference".to_owned());
     }
     Ok(std::fs::read_to_string(&log).unwrap_or_default())
