@@ -10,13 +10,14 @@ usage() {
     cat <<'EOT'
 Usage: tests/vagrant.sh [--prepare] [--stagger SECONDS] [MACHINE...]
 
-  --prepare          make what `vagrant up` needs (the site's key, the packages), and stop
+  --prepare          make what `vagrant up` needs (key, secrets, packages), and stop
   --stagger SECONDS  pause between two machines (default: 20); the build node goes first
   MACHINE...         machines of provision/nodes.list (default: all)
 
 Environment:
   STACKTIRA_DEBS             directory of the packages that build1 serves (default: those of the local environment)
   STACKTIRA_SITE_KEY         directory of site.sec.asc and site.asc (default: target/vagrant; made when missing)
+  STACKTIRA_SECRETS          directory of the cluster's secrets (default: target/vagrant/secrets; made when missing)
   STACKTIRA_UP_TIMEOUT       seconds for all machines (default: 3600)
   VAGRANT_DEFAULT_PROVIDER   virtualbox or libvirt
 
@@ -79,6 +80,9 @@ if [ ! -s "$key/site.asc" ]; then
 fi
 export STACKTIRA_SITE_KEY=$key
 
+export STACKTIRA_SECRETS=${STACKTIRA_SECRETS:-$work/secrets}
+"$repo/provision/secrets.sh" make "$STACKTIRA_SECRETS"
+
 debs=${STACKTIRA_DEBS:-$work/debs}
 if [ -z "${STACKTIRA_DEBS:-}" ] && [ -z "$(find "$debs" -name 'stacktira_*.deb' 2>/dev/null)" ]; then
     base=${STK_LOCAL_DIR:-/var/lib/stacktira-local}/${STK_LOCAL_PREFIX:-stk}/debs
@@ -130,12 +134,12 @@ done
 on() { timeout 60 vagrant ssh "$1" --no-tty -c "$2" 2>/dev/null </dev/null; }
 asked=${order[-1]}
 for machine in "${order[@]}"; do
-    until on "$machine" 'test -e /var/lib/stacktira/bootstrapped'; do
+    until on "$machine" 'sudo test -e /var/lib/stacktira/bootstrapped'; do
         [ $((SECONDS - started)) -lt "$timeout" ] || die 1 "$machine: not bootstrapped after $timeout s; log: vagrant ssh $machine -c 'journalctl -u stacktira-bootstrap'"
         sleep 5
     done
 done
-until members=$(on "$asked" '/usr/bin/consul members -status=alive' | awk 'NR > 1 { print $1 }') && [ "$(wc -w <<<"$members")" -ge ${#order[@]} ]; do
+until members=$(on "$asked" 'sudo CONSUL_HTTP_TOKEN_FILE=/etc/stacktira/consul.token /usr/bin/consul members -status=alive' | awk 'NR > 1 { print $1 }') && [ "$(wc -w <<<"$members")" -ge ${#order[@]} ]; do
     [ $((SECONDS - started)) -lt "$timeout" ] || die 1 "$asked sees only these in Consul: ${members//$'\n'/ }"
     sleep 5
 done

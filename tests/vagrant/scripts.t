@@ -17,7 +17,7 @@ program() {
 fresh() {
     rm -rf "${scratch:?}/bin" "$scratch/project" "$scratch/calls"
     mkdir -p "$scratch/bin" "$scratch/project/provision" "$scratch/project/tests" "$scratch/project/target/release" "$scratch/local/stk/debs"
-    cp "$repo/provision/nodes.list" "$scratch/project/provision/"
+    cp "$repo/provision/nodes.list" "$repo/provision/secrets.sh" "$scratch/project/provision/"
     cp "$repo/tests/vagrant.sh" "$repo/tests/clean.sh" "$scratch/project/tests/"
     : >"$scratch/calls"
     : >"$scratch/local/stk/debs/stacktira_1_amd64.deb"
@@ -75,7 +75,10 @@ ok "--prepare" run vagrant.sh --prepare
 is "makes the site's key" "$(called 'mirror-sync keygen --out .*/target/vagrant/site.sec.asc --public .*/target/vagrant/site.asc')" 1
 ok "takes the local environment's packages" test -e "$scratch/project/target/vagrant/debs/stacktira_1_amd64.deb"
 is "and starts nothing" "$(called 'vagrant up')" 0
+is "and the cluster's secrets" "$(find "$scratch/project/target/vagrant/secrets" -type f -perm 600 | wc -l)" 3
+before=$(cat "$scratch/project/target/vagrant/secrets/cluster")
 ok "--prepare again" run vagrant.sh --prepare
+is "keeps the secrets" "$(cat "$scratch/project/target/vagrant/secrets/cluster")" "$before"
 is "keeps the key" "$(called 'mirror-sync keygen')" 1
 
 ok "all machines" run vagrant.sh --stagger 0

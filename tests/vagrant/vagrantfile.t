@@ -27,6 +27,8 @@ fresh() {
     printf 'KEY\n' >"$scratch/key/site.asc"
     printf 'SECRET\n' >"$scratch/key/site.sec.asc"
     : >"$scratch/debs/stacktira_1_amd64.deb"
+    mkdir -p "$scratch/secrets"
+    for secret in cluster control management; do printf 'SECRET%s\n' "$secret" >"$scratch/secrets/$secret"; done
 }
 
 # in_project PROVIDER COMMAND...: nothing of this machine's Vagrant is used or changed.
@@ -34,7 +36,7 @@ in_project() {
     local provider=$1
     shift
     (cd "$project" && env -i PATH="$scratch/bin:$PATH" HOME="$scratch/home" VAGRANT_HOME="$scratch/home/.vagrant.d" LANG=C.UTF-8 \
-        VAGRANT_CHECKPOINT_DISABLE=1 VAGRANT_DEFAULT_PROVIDER="$provider" STACKTIRA_SITE_KEY="$scratch/key" STACKTIRA_DEBS="$scratch/debs" \
+        VAGRANT_CHECKPOINT_DISABLE=1 VAGRANT_DEFAULT_PROVIDER="$provider" STACKTIRA_SITE_KEY="$scratch/key" STACKTIRA_DEBS="$scratch/debs" STACKTIRA_SECRETS="$scratch/secrets" \
         "${settings[@]}" "$@")
 }
 settings=()
@@ -59,8 +61,11 @@ for provider in $providers; do
     is "$provider: inside and outside, with the list's last number" "$(get 'm["hyper1"]["networks"].join(" ")')" "192.168.56.21 192.168.57.21"
     is "$provider: addresses that VirtualBox allows, each once" \
         "$(get 'a = m.values.flat_map { |v| v["networks"] }; require "ipaddr"; a.uniq.length == 14 && a.all? { |i| IPAddr.new("192.168.56.0/21").include?(i) }')" true
-    is "$provider: what runs" "$(get 'm["infra1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "seed, bootstrap"
-    is "$provider: what runs on the build node" "$(get 'm["build1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "key site.sec.asc, key site.asc, seed, bootstrap"
+    is "$provider: what runs" "$(get 'm["infra1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "secret cluster, secret control, secret management, seed, bootstrap"
+    is "$provider: what runs on the build node" "$(get 'm["build1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "key site.sec.asc, key site.asc, secret cluster, seed, bootstrap"
+    is "$provider: who has which secrets" "$(get 'm.map { |n, v| [n, v["provisioners"].filter_map { |p| p["name"][/^secret (.)/, 1] }.join].join(":") }.sort.join(" ")')" \
+        "build1:c control1:cc hyper1:c infra1:ccm infra2:ccm infra3:ccm proxy1:c"
+    is "$provider: as provision/secrets.sh says it" "$(for role in infra control hyper; do rm -rf "$scratch/given" && "$repo/provision/secrets.sh" install "$scratch/secrets" "$role" "$scratch/given" && find "$scratch/given" -type f | wc -l; done | paste -sd' ')" "3 2 1"
     is "$provider: the project is copied, not shared" "$(get 'm.values.map { |v| v["folders"]["/vagrant"]["type"] }.uniq.join(" ")')" rsync
     is "$provider: without what is built and kept" "$(get 'm["infra1"]["folders"]["/vagrant"]["rsync__exclude"].join(" ")')" ".git/ .vagrant/ target/"
     is "$provider: only the build node has the packages" "$(get 'm.select { |_, v| v["folders"].key?("/srv/debs") }.keys.join(" ")')" build1
@@ -83,12 +88,13 @@ seed() {
     mkdir -p "$scratch/guest/tmp" "$scratch/guest/bin"
     : >"$scratch/calls"
     cp "$scratch/key/site.sec.asc" "$scratch/key/site.asc" "$scratch/guest/tmp/"
+    cp "$scratch/secrets/cluster" "$scratch/guest/tmp/stacktira.cluster"
     printf '#!/bin/sh\necho "2: eth1 inet %s/24 scope global eth1"; echo "3: eth2 inet %s/24 scope global eth2"\n' "$2" "$3" >"$scratch/guest/bin/ip"
     # shellcheck disable=SC2016 # for the programs to expand
     printf '#!/bin/sh\n[ "${*##* }" = git ] || echo "install ok installed"\n' >"$scratch/guest/bin/dpkg-query"
     for name in apt-get systemctl; do printf '#!/bin/sh\necho "%s $*" >>"%s"\n' "$name" "$scratch/calls" >"$scratch/guest/bin/$name"; done
     chmod +x "$scratch/guest/bin"/*
-    sed -E "s#(^|[ >])(/mnt/config|/etc/stacktira|/etc/apt|/run/stacktira|/tmp/site)#\\1$scratch/guest\\2#g" "$scratch/seed-$1.sh" >"$scratch/guest/seed.sh"
+    sed -E "s#(^|[ >\"])(/mnt/config|/etc/stacktira|/etc/apt|/run/stacktira|/tmp/site|/tmp/stacktira)#\\1$scratch/guest\\2#g" "$scratch/seed-$1.sh" >"$scratch/guest/seed.sh"
     PATH=$scratch/guest/bin:$PATH bash "$scratch/guest/seed.sh"
 }
 document() { ruby -rjson -e 'd = JSON.parse(File.read(ARGV[0])); print eval(ARGV[1])' "$scratch/guest/mnt/config/openstack/latest/meta_data.json" "$1"; }
@@ -104,6 +110,8 @@ is "it has the keys of the local provider" "$(document '(d["meta"].keys).sort.jo
 ok "what the box lacks is installed" grep -q 'install git$' "$scratch/calls"
 is "the secret key is for root" "$(stat -c %a "$scratch/guest/etc/stacktira/site.sec.asc")" 600
 ok "and not left in /tmp" test ! -e "$scratch/guest/tmp/site.sec.asc"
+is "the cluster's secret is for root" "$(stat -c %a "$scratch/guest/etc/stacktira/secrets" "$scratch/guest/etc/stacktira/secrets/cluster" | paste -sd' ')" "700 600"
+ok "and not left in /tmp either" test ! -e "$scratch/guest/tmp/stacktira.cluster"
 fails_with 69 "a seed without its addresses" seed control1 10.0.0.1 10.0.0.2
 says "says which" 'no interface has 192.168.56.11 or 192.168.57.11'
 
@@ -129,9 +137,10 @@ fails_with 1 "a digest that is none is refused" in_project virtualbox vagrant va
 settings=()
 
 # What is missing stops `up` before anything is made.
-rm "$scratch/key/site.asc" "$scratch/debs/stacktira_1_amd64.deb"
+rm "$scratch/key/site.asc" "$scratch/debs/stacktira_1_amd64.deb" "$scratch/secrets/control"
 fails_with 1 "up without key and packages" in_project virtualbox timeout 60 vagrant up infra1
 says "names the key" "no site.asc in $scratch/key"
+says "and the secret" "no secret control in $scratch/secrets"
 says "and the packages" "no package of the tools in $scratch/debs"
 ok "looking needs neither" in_project virtualbox vagrant validate
 fresh
