@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench sweep sweep-cloner lint clean
+	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench campaign sweep sweep-cloner lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -79,9 +79,14 @@ test-vagrant: ## the Vagrantfile as Vagrant understands it; skipped where Vagran
 conformance: test-deps ## compare hiera-consul with the real Puppet on random trees
 	STACKTIRA_DIFFERENTIAL=350 $(CARGO) test --locked -p hiera-consul --test conformance --test differential -- --nocapture
 
-bench: build ## speed beside the peers, interleaved: ts, hiera-consul
+bench: build ## speed beside the peers, interleaved: ts, hiera-consul, consul-watch-handler
 	tests/bench/ts.sh
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) tests/bench/hiera.sh
+	STACKTIRA_CONSUL=$$(provision/local/consul-binary) tests/bench/watch.sh
+
+campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with figures (a quarter of an hour)
+	STACKTIRA_CONSUL=$$(provision/local/consul-binary) STACKTIRA_BINARIES=$(abspath $(BINARIES)) \
+		$(CARGO) test --locked -p integration-tests --test tools -- --ignored --nocapture --test-threads 1 campaign_
 
 sweep: test-deps ## ts: a fault at every system call of every participant (minutes)
 	$(CARGO) test --release --locked -p ts --test cli -- --ignored --nocapture a_fault_at_every_system_call

@@ -11,7 +11,7 @@
 //! faster: a leader writes a beat with each renewal ([`crate::lease`]), and its lease ends a TTL after the last
 //! beat that it *sent* successfully. Once this campaign has seen the same beat for a TTL and [`SLACK`], by its own
 //! clock and from the moment it first had the answer, that lease is over and its command stopped; a last
-//! consistent read makes sure that no beat came, and the session is ended. A beat that is under way meanwhile
+//! consistent read makes sure that no beat came, and its keys and its session are ended. A beat that is under way meanwhile
 //! does not matter: its answer would come after its sender has stopped its command.
 
 use std::sync::Arc;
@@ -120,6 +120,8 @@ impl Campaign {
             };
             match step {
                 Ok(Step::Won(held)) => return Ok(Some(held)),
+                // Whoever ended a session may try first.
+                Ok(Step::Freed) => std::thread::sleep(PACE / 4),
                 // Somebody was faster, or the lock delay runs: it wakes no query.
                 Ok(Step::NotYet) => {
                     std::thread::sleep(jittered(Duration::from_millis(700)));
@@ -157,15 +159,19 @@ impl Campaign {
                 _ => Ok(Step::NotYet),
             };
         };
-        if self.is_silent(&place.lease, session, sight)? && self.depose(session, sight)? {
-            return Ok(Step::NotYet);
+        if self.is_silent(&place.lease, session, sight)? && self.depose(place, &pair, sight)? {
+            return Ok(Step::Freed);
         }
         Ok(Step::Held(holder(&pair)))
     }
 
-    /// Ends the session of a holder whose lease is over; whether that worked.
-    pub(crate) fn depose(&self, session: &str, sight: &mut Sight) -> Result<bool, Error> {
-        match self.client.sessions().destroy(session) {
+    /// Takes the place from a holder whose lease is over; whether that worked. Its keys go before its session, so that no
+    /// lock delay runs: what it is for, requests that are under way, was waited for with [`SLACK`].
+    pub(crate) fn depose(&self, place: &Place, pair: &KvPair, sight: &mut Sight) -> Result<bool, Error> {
+        let Some(session) = pair.session.as_deref() else { return Ok(false) };
+        let vacated = vacate(&self.client, place, session, pair.modify_index)
+            .and_then(|()| self.client.sessions().destroy(session));
+        match vacated {
             Ok(()) => Ok(true),
             // Without the right to end sessions of other nodes, Consul's own end of it is waited for.
             Err(error) if error.class() == Class::Denied => {
@@ -179,7 +185,9 @@ impl Campaign {
     /// Waits for the leader's next beat, for a while; returns whether its lease is certainly over.
     fn is_silent(&self, lease: &str, session: &str, sight: &mut Sight) -> Result<bool, Error> {
         let left = sight.overdue.map_or(LOOK_EVERY, |at| at.saturating_sub(clock::now()));
-        let query = Query::blocking(sight.index, left.min(LOOK_EVERY));
+        // Consul adds up to a sixteenth.
+        let wait = left.min(LOOK_EVERY).mul_f64(16.0 / 17.0).max(Duration::from_millis(10));
+        let query = Query::blocking(sight.index, wait);
         let answer = self.client.kv().get(lease, &query)?;
         sight.index = next_index(sight.index, answer.meta.index);
         if !sight.look(session, answer.value.as_ref(), clock::now()) {
@@ -232,7 +240,10 @@ enum Race<'a> {
 
 pub(crate) enum Step {
     Won(Held),
+    /// It is tried again after a pause.
     NotYet,
+    /// A holder was deposed.
+    Freed,
     /// By these nodes.
     Held(String),
 }
@@ -279,24 +290,25 @@ impl Sight {
     }
 }
 
-/// Gives leadership back: the keys go first, since a key that goes with its session leaves a lock delay, and the
-/// beat last, since those who wait watch it. Returns whether Consul took it; if not, it ends with the TTL.
+/// Gives a place back. Returns whether Consul took it; if not, it ends with the TTL.
 pub(crate) fn release(client: &Client, held: &Held) -> bool {
-    let Place { key, lease, .. } = &held.place;
-    let give_back = || -> Result<(), consul_client::Error> {
-        client.kv().delete_cas(key, held.index)?;
-        let beat = client.kv().get(lease, &Query::consistent())?.value;
-        // A successor may have begun to beat.
-        if let Some(pair) = beat
-            && pair.session.as_deref() == Some(&held.session)
-        {
-            client.kv().delete_cas(lease, pair.modify_index)?;
-        }
-        Ok(())
-    };
-    let keys_gone = give_back();
+    let keys_gone = vacate(client, &held.place, &held.session, held.index);
     let session_gone = client.sessions().destroy(&held.session);
     keys_gone.is_ok() && session_gone.is_ok()
+}
+
+/// Removes the keys of a holder: before its session, since a key that goes with its session leaves a lock delay, and the
+/// beat last, since those who wait watch it.
+fn vacate(client: &Client, place: &Place, session: &str, index: u64) -> Result<(), consul_client::Error> {
+    client.kv().delete_cas(&place.key, index)?;
+    let beat = client.kv().get(&place.lease, &Query::consistent())?.value;
+    // A successor may have begun to beat.
+    if let Some(pair) = beat
+        && pair.session.as_deref() == Some(session)
+    {
+        client.kv().delete_cas(&place.lease, pair.modify_index)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

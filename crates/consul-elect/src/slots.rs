@@ -50,7 +50,7 @@ impl Slots {
             self.places.iter().filter_map(|place| held.get(place.key.as_str()).map(|pair| (*pair).clone())).collect();
         if self.depose_silent(campaign, &records)? {
             self.index = 0;
-            return Ok(Step::NotYet);
+            return Ok(Step::Freed);
         }
         let mut holders: Vec<String> = records.iter().map(holder).collect();
         holders.sort();
@@ -86,7 +86,7 @@ impl Slots {
                 None => sure.insert(beats(&Query::consistent())?),
             };
             if sight.look(session, sure.get(&place.lease), clock::now()) {
-                any |= campaign.depose(session, sight)?;
+                any |= campaign.depose(place, record, sight)?;
             }
         }
         Ok(any)

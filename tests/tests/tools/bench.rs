@@ -1,6 +1,8 @@
 //! A scratch directory, and the tools in a clean environment.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -148,11 +150,16 @@ impl Running {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// Sends a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        // The shell's own `kill`; there may be no program of that name.
+        let script = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success());
+    }
+
     /// Sends TERM and returns the code.
     pub(crate) fn end(mut self) -> i32 {
-        // The shell's own `kill`; there may be no program of that name.
-        let script = format!("kill -TERM {}", self.child.id());
-        assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success());
+        self.signal("TERM");
         code(self.child.wait().unwrap())
     }
 }
@@ -167,10 +174,16 @@ impl Drop for Running {
 
 /// Waits until something holds.
 #[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn until(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
+}
+
+/// Waits until something holds, this long.
+#[track_caller]
+pub(crate) fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -188,4 +201,54 @@ pub(crate) fn has(program: &str) -> bool {
 /// The repository's top.
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Sends a PUT to Consul without the time that starting a program takes; returns the body of the answer.
+pub(crate) fn send(url: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let length = body.len();
+    let request =
+        format!("PUT /v1/{path} HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// Writes many values to a key, in this order and a thousand a second, if Consul takes them as fast.
+pub(crate) fn put_all(url: &str, key: &str, values: impl IntoIterator<Item = String>) {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let mut answers = std::io::BufReader::new(stream.try_clone().unwrap());
+    let values: Vec<String> = values.into_iter().collect();
+    let begin = Instant::now();
+    for (number, part) in values.chunks(20).enumerate() {
+        let due = begin + Duration::from_millis(20) * u32::try_from(number).unwrap();
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let requests: String = part
+            .iter()
+            .map(|value| {
+                format!("PUT /v1/kv/{key} HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{value}", value.len())
+            })
+            .collect();
+        stream.write_all(requests.as_bytes()).unwrap();
+        for _ in part {
+            let (mut head, mut length) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") {
+                let from = head.len();
+                assert!(answers.read_line(&mut head).unwrap() > 0, "cut after {head}");
+                let line = head[from..].to_ascii_lowercase();
+                length = line.strip_prefix("content-length:").map_or(length, |text| text.trim().parse().unwrap());
+            }
+            let mut body = vec![0; length];
+            answers.read_exact(&mut body).unwrap();
+            assert!(head.starts_with("HTTP/1.1 200") && body.starts_with(b"true"), "{head}");
+        }
+    }
+}
+
+/// Writes a key likewise.
+pub(crate) fn put(url: &str, key: &str, value: &str) {
+    let answer = send(url, &format!("kv/{key}"), value);
+    assert_eq!(answer.trim_end(), "true");
 }

@@ -3,10 +3,13 @@
 
 mod bench;
 mod canary;
+mod contest;
 mod doors;
 mod election;
+mod faults;
 mod help;
 mod hierarchy;
 mod mirror;
 mod pipes;
+mod proxy;
 mod storm;

@@ -1,26 +1,12 @@
 //! From a write to a run: the watcher and the runner as a node has them.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use test_support::real_consul::RealConsul;
 
-use crate::bench::{Bench, until};
-
-/// Writes a key without the time that starting a program takes.
-fn put(url: &str, key: &str, value: &str) {
-    let address = url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = value.len();
-    let request =
-        format!("PUT /v1/kv/{key} HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{value}");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.trim_end().ends_with("true"), "{answer}");
-}
+use crate::bench::{Bench, put, put_all, send, until, within};
+use crate::proxy::Wire;
 
 fn nanoseconds() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
@@ -198,4 +184,251 @@ fn watches_of_the_agent_ask_for_the_same_runs() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(idle(&bench));
     assert_eq!(runs(&bench).len(), all.len(), "the same value is no change");
+}
+
+/// How the run goes on during which everything is written.
+#[derive(Clone, Copy)]
+enum Lasting {
+    /// This long.
+    Seconds(u64),
+    /// Until the watcher has handed on the last value: as short as it can be without ending before.
+    UntilHandedOn,
+}
+
+/// Storms of a thousand writes, each while one run of each of some queues goes on. Each queue has a watch of its own,
+/// and each pair of them counts as one trial: exactly two runs, the second one started after the last write and with the
+/// last value.
+#[expect(clippy::print_stdout, reason = "a campaign ends with its figures")]
+fn storms(watches: usize, storms: usize, lasting: Lasting) {
+    let Some(consul) = RealConsul::start(&json!({})) else { return };
+    let url = consul.url();
+    let mut bench = Bench::new();
+    bench.set("CONSUL_HTTP_ADDR", &url);
+    let scratch = bench.text("");
+    let hold = match lasting {
+        Lasting::Seconds(seconds) => format!("sleep {seconds}"),
+        Lasting::UntilHandedOn => format!("until [ -e {scratch}/let-$value ]; do sleep 0.1; done"),
+    };
+    let command = bench.script(
+        "storm.sh",
+        &format!(
+            "set -e\nstart=$(date +%s%N)\nvalue=$(consul-kv get app/k)\necho $value >> {scratch}/began.$1\n\
+             case $value in begin-*) {hold} ;; esac\necho \"$start $value $(date +%s%N)\" >> {scratch}/runs.$1"
+        ),
+    );
+    let config: String = (0..watches)
+        .map(|number| {
+            format!("- {{name: s{number}, type: key, key: app/k, run: [ts, -Q, q{number}, '{command}', '{number}']}}\n")
+        })
+        .collect();
+    let config = bench.write("watch.yaml", format!("watches:\n{config}"));
+    put(&url, "app/k", "begin-1");
+    let watcher = bench.start(bench.command("consul-watch-handler", ["watch", &config]), "watch.err");
+    let all =
+        |file: &str, lines: usize| (0..watches).all(|number| bench.lines(&format!("{file}.{number}")).len() >= lines);
+    let mut slowest = Duration::ZERO;
+    for storm in 1..=storms {
+        let begin = format!("begin-{storm}");
+        if storm > 1 {
+            put(&url, "app/k", &begin);
+        }
+        let before = 2 * (storm - 1);
+        within(Duration::from_secs(60), "the run before the storm", || all("began", before + 1));
+        let start = Instant::now();
+        put_all(&url, "app/k", (1..1000).map(|number| number.to_string()).chain([format!("final-{storm}")]));
+        let written = nanoseconds();
+        slowest = slowest.max(start.elapsed());
+        if matches!(lasting, Lasting::UntilHandedOn) {
+            // The last line of each watch names the index of what it handed on.
+            let answer = bench.run("consul-kv", ["get", "--json", "app/k"]).is(0).out;
+            let last = serde_json::from_str::<Value>(&answer).unwrap()["modify_index"].to_string();
+            until("the last value is handed on", || {
+                let said = watcher.said();
+                (0..watches).all(|number| said.contains(&format!(": s{number}: changed (index {last}), ts succeeded")))
+            });
+            bench.write(&format!("let-{begin}"), "");
+        }
+        let long = match lasting {
+            Lasting::Seconds(seconds) => Duration::from_secs(seconds + 60),
+            Lasting::UntilHandedOn => Duration::from_secs(60),
+        };
+        within(long, "two runs", || all("runs", before + 2));
+        // Whatever else was asked for would come now.
+        std::thread::sleep(Duration::from_millis(1500));
+        for number in 0..watches {
+            let runs = bench.lines(&format!("runs.{number}"));
+            let began = bench.lines(&format!("began.{number}"));
+            assert_eq!((runs.len(), began.len()), (before + 2, before + 2), "storm {storm}, q{number}: {began:?}");
+            let words: Vec<&str> = runs[before + 1].split(' ').collect();
+            assert!(runs[before].contains(&begin), "{runs:?}");
+            assert_eq!(words[1], format!("final-{storm}"), "the last value");
+            assert!(words[0].parse::<u128>().unwrap() > written, "the second run started before the last write");
+        }
+    }
+    assert_eq!(watcher.end(), 0);
+    println!(
+        "{} trials of 1000 writes (at most {} ms) during a run{}: exactly 2 runs each, the last value seen",
+        watches * storms,
+        slowest.as_millis(),
+        match lasting {
+            Lasting::Seconds(seconds) => format!(" of {seconds} s"),
+            Lasting::UntilHandedOn => " that ends when the last value is handed on".to_owned(),
+        },
+    );
+}
+
+#[test]
+fn a_thousand_writes_during_a_run_are_one_more_run() {
+    storms(3, 2, Lasting::UntilHandedOn);
+}
+
+/// `make campaign`: twenty queues at a time share each storm.
+#[test]
+#[ignore = "takes minutes: make campaign"]
+fn campaign_of_a_hundred_storms() {
+    storms(20, 5, Lasting::Seconds(60));
+}
+
+/// Reading the file again, broken connections and new processes are no changes.
+#[test]
+fn forty_watches_of_unchanged_data_make_no_run() {
+    let Some(consul) = RealConsul::start(&json!({"limits": {"http_max_conns_per_client": 2000}})) else { return };
+    // Readers of before end with the query that they are in, so that there are more connections than usual.
+    let wire = Wire::to(&consul.url());
+    let mut bench = Bench::new();
+    bench.set("CONSUL_HTTP_ADDR", &wire.url());
+    let command = bench.script("run.sh", &format!("echo $STACKTIRA_WATCH_NAME >> {}", bench.text("ran")));
+    let config = |wait: usize| {
+        let watches: String = (0..40)
+            .map(|number| format!("- {{name: w{number}, type: key, key: app/{number}, run: ['{command}']}}\n"))
+            .collect();
+        bench.write("watch.yaml", format!("max_wait: {wait}s\nwatches:\n{watches}"))
+    };
+    for number in 0..40 {
+        put(&consul.url(), &format!("app/{number}"), "value");
+    }
+    let file = config(30);
+    let start = || bench.start(bench.command("consul-watch-handler", ["watch", &file]), "watch.err");
+    let mut watcher = start();
+    let ran = || bench.lines("ran").len();
+    until("each ran once", || ran() == 40);
+    for round in 0..10 {
+        match round % 3 {
+            // Another limit makes all of them ask anew.
+            0 => {
+                config(20 + round);
+                watcher.signal("HUP");
+            }
+            1 => wire.reset(),
+            _ => {
+                drop(watcher);
+                watcher = start();
+            }
+        }
+        // A run that nothing asked for would come now.
+        std::thread::sleep(Duration::from_millis(800));
+        assert_eq!(ran(), 40, "round {round}: {}", watcher.said());
+    }
+    // They are all at work.
+    for number in 0..40 {
+        put(&consul.url(), &format!("app/{number}"), "another");
+    }
+    until("each ran once more", || ran() == 80);
+    assert_eq!(watcher.end(), 0);
+}
+
+/// What a run is for comes along from the watch: name, index, and when it was seen, so that the run can say how long
+/// ago the change was made. The first of the changes that a run covers counts.
+#[test]
+fn the_first_cause_of_a_run_reaches_its_command() {
+    let Some(consul) = RealConsul::start(&json!({})) else { return };
+    let mut bench = Bench::new();
+    bench.set("CONSUL_HTTP_ADDR", &consul.url());
+    let command = bench.script(
+        "run.sh",
+        &format!(
+            "echo $TS_REASON $STACKTIRA_WATCH_NAME $STACKTIRA_WATCH_INDEX $STACKTIRA_WATCH_SEEN >> {0}\n\
+             until [ -e {1}.$(wc -l < {0}) ]; do sleep 0.1; done",
+            bench.text("causes"),
+            bench.text("let")
+        ),
+    );
+    let config = bench.write(
+        "watch.yaml",
+        format!(
+            "watches:\n- {{name: k, type: key, key: app/k, run: [ts, -Q, site, --reason, watch k, '{command}']}}\n"
+        ),
+    );
+    put(&consul.url(), "app/k", "0");
+    let watcher = bench.start(bench.command("consul-watch-handler", ["watch", &config]), "watch.err");
+    until("the first run", || bench.lines("causes").len() == 1);
+    let mut indexes = Vec::new();
+    for value in ["1", "2"] {
+        put(&consul.url(), "app/k", value);
+        let answer = bench.run("consul-kv", ["get", "--json", "app/k"]).is(0).out;
+        indexes.push(serde_json::from_str::<Value>(&answer).unwrap()["modify_index"].to_string());
+        until("it is handed on", || watcher.said().contains(&format!("(index {})", indexes[indexes.len() - 1])));
+    }
+    let handed_on = nanoseconds();
+    bench.write("let.1", "");
+    bench.write("let.2", "");
+    until("one more run", || bench.lines("causes").len() == 2 && idle(&bench));
+    let causes = bench.lines("causes");
+    let words: Vec<&str> = causes[1].split(' ').collect();
+    assert_eq!(words[..4], ["watch", "k", "k", &indexes[0]], "{causes:?}");
+    let seen = (words[4].parse::<f64>().unwrap() * 1e9) as u128;
+    assert!(seen < handed_on && handed_on - seen < 60_000_000_000, "{causes:?}");
+    assert_eq!(watcher.end(), 0);
+}
+
+/// Watches of the agent itself, which calls all handlers whenever it is reloaded.
+#[expect(clippy::print_stdout, reason = "a campaign ends with its figures")]
+fn reloads(watches: usize, reloads: usize) {
+    let bench = Bench::new();
+    let command = bench.script("run.sh", &format!("echo $STACKTIRA_WATCH_NAME >> {}", bench.text("ran")));
+    let handler = bench.command("consul-watch-handler", [""; 0]).get_program().to_str().unwrap().to_owned();
+    let called = bench.script(
+        "called.sh",
+        &format!(
+            "export STACKTIRA_WATCH_DIR={} CONSUL_HTTP_ADDR=127.0.0.1:1\necho >> {}\nexec {handler} \"$@\"",
+            bench.text("watch"),
+            bench.text("calls")
+        ),
+    );
+    let definitions: Vec<Value> = (0..watches)
+        .map(|number| {
+            let key = format!("app/{number}");
+            let args = [&called, "handle", "--name", &format!("w{number}"), "--type", "key", "--", &command];
+            json!({"type": "key", "key": key, "handler_type": "script", "args": args})
+        })
+        .collect();
+    let Some(consul) = RealConsul::start(&json!({"watches": definitions})) else { return };
+    let calls = || bench.lines("calls").len();
+    until("the agent has called for what is not there", || calls() >= watches);
+    for number in 0..watches {
+        put(&consul.url(), &format!("app/{number}"), "value");
+    }
+    let ran = || bench.lines("ran").len();
+    until("each ran once", || ran() == watches);
+    for _ in 0..reloads {
+        let before = calls();
+        send(&consul.url(), "agent/reload", "");
+        until("the agent has called all handlers", || calls() >= before + watches);
+    }
+    // The handlers that were called last may still be at work.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(ran(), watches, "a reload made a run");
+    println!("{watches} watches, {reloads} reloads, {} calls of handlers: {} runs", calls(), ran() - watches);
+}
+
+#[test]
+fn reloads_of_the_agent_make_no_run() {
+    reloads(10, 3);
+}
+
+/// `make campaign`
+#[test]
+#[ignore = "takes a minute: make campaign"]
+fn campaign_of_ten_reloads_of_forty_watches() {
+    reloads(40, 10);
 }
