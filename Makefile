@@ -91,7 +91,7 @@ campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with
 sweep: test-deps ## ts: a fault at every system call of every participant (minutes)
 	$(CARGO) test --release --locked -p ts --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
-sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 160 sizes (half an hour)
+sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 180 sizes (half an hour)
 	$(CARGO) test --locked -p cloner --test cli -- --ignored --nocapture --test-threads 1 _leave_old_or_new_trees _leaves_old_or_new_trees
 
 sweep-mirror: test-deps ## mirror-sync: killed, and without space, at every system call that changes something (minutes)

@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use git2::{Repository, RepositoryInitOptions, build::CheckoutBuilder};
+use git2::{Repository, RepositoryInitOptions};
 use toolkit::backoff::Backoff;
 
+use crate::checkout;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
 use crate::fleet::{self, Fleet, Known};
@@ -542,7 +543,6 @@ impl<'a> Job<'a> {
         let tree = tree_of(&clone, &target)?;
         self.check_locked(&tree.id().to_string())?;
         let checked = self.check_signed(&clone, &target)?;
-        tree::check(&clone, &tree, self.repo.submodules)?;
         match &target.branch {
             Some(branch) => {
                 let name = format!("refs/heads/{branch}");
@@ -554,9 +554,7 @@ impl<'a> Job<'a> {
             }
             None => clone.set_head_detached(target.oid).map_err(fail)?,
         }
-        clone.checkout_tree(commit.as_object(), Some(CheckoutBuilder::new().force())).map_err(fail)?;
-        let git = GitDir::read(&path).map_err(|why| Fault::new(Cause::Disk, why))?;
-        let entries = tree::scan(&path)?;
+        let (git, entries) = checkout::check_out(&clone, &path, &target, &tree, self.repo.submodules)?;
         Ok(self.staged(setup, &target, &tree, checked, Some(git), entries))
     }
 

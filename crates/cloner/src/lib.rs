@@ -17,6 +17,7 @@
 //! Exit codes: 0 all placed; 1 some failed or, with `--status` and `--verify`, differ; 2 usage or
 //! an unknown override; 65 manifest; 73 root not writable; 75 another run holds the root.
 
+mod checkout;
 pub mod cli;
 mod credential;
 mod dest;

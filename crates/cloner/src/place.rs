@@ -83,6 +83,9 @@ impl Site {
         for directory in [self.stage(), self.records.directory().to_owned()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
+        for directory in [&self.state, self.records.directory()] {
+            toolkit::atomic::sweep(directory)?;
+        }
         sync_dir(&self.state)
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::Mode;
+use crate::git::Target;
 use crate::tree::{self, Depth, Entry};
 
 const VERSION: u32 = 1;
@@ -115,8 +116,24 @@ impl GitDir {
         if staged > 0 {
             head.push_str(" with staged changes");
         }
-        let hooks = fs::read_dir(git.join("hooks")).map_or(0, Iterator::count);
+        let hooks = match fs::read_dir(git.join("hooks")) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => 0,
+            hooks => hooks.map_err(|err| err.to_string())?.count(),
+        };
         Ok(Self { head, branches, config: hex(&Sha256::digest(config)), hooks })
+    }
+
+    /// Checks that this is a fresh clone at `target`: a ref that cannot be read is passed over by libgit2.
+    pub(crate) fn stands_on(&self, target: &Target) -> Result<(), String> {
+        let oid = target.oid.to_string();
+        let (head, branches) = match &target.branch {
+            Some(branch) => (format!("ref: refs/heads/{branch}"), vec![(format!("refs/heads/{branch}"), oid)]),
+            None => (oid, Vec::new()),
+        };
+        if self.head != head {
+            return Err(format!("HEAD is {}", self.head));
+        }
+        if self.branches != branches { Err(format!("its branches are {:?}", self.branches)) } else { Ok(()) }
     }
 
     fn changes(&self, now: &Self) -> Vec<String> {

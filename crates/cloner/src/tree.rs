@@ -44,10 +44,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Returns where this is below the root of the tree.
+    pub(crate) fn path(&self) -> PathBuf {
+        let below: Vec<u8> = percent_encoding::percent_decode_str(&self.path).collect();
+        PathBuf::from(OsStr::from_bytes(&below))
+    }
+
     /// Looks at this entry's file in the tree at `root`.
     fn stat_in(&self, root: &Path) -> Option<Stat> {
-        let below: Vec<u8> = percent_encoding::percent_decode_str(&self.path).collect();
-        fs::symlink_metadata(root.join(OsStr::from_bytes(&below))).ok().map(|meta| Stat::of(&meta))
+        fs::symlink_metadata(root.join(self.path())).ok().map(|meta| Stat::of(&meta))
     }
 
     fn new(path: &Path, oid: Oid, meta: &fs::Metadata) -> Self {
@@ -94,12 +99,7 @@ enum Item<'a> {
     Link { oid: Oid, target: &'a [u8] },
 }
 
-/// Checks the whole tree without writing, for checkouts that libgit2 makes.
-pub(crate) fn check(repository: &Repository, tree: &git2::Tree<'_>, submodules: bool) -> Result<(), Fault> {
-    Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |_, _| Ok(()))
-}
-
-/// Writes the tree into `into`, which must not exist, and lists what it has written. Unless `submodules`
+/// Writes the tree into `into`, where nothing of it may be yet, and lists what it has written. Unless `submodules`
 /// asks for them, which is refused, submodules become empty directories.
 pub(crate) fn write(
     repository: &Repository,
@@ -107,7 +107,10 @@ pub(crate) fn write(
     submodules: bool,
     into: &Path,
 ) -> Result<Vec<Entry>, Fault> {
-    make_dir(into).map_err(|err| Fault::disk(into, &err))?;
+    match make_dir(into) {
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|err| Fault::disk(into, &err))?,
+    }
     let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
     let mut entries = Vec::new();
     Walk::new(repository, submodules)?.run(tree, &mut PathBuf::new(), &mut |below, item| {
@@ -331,18 +334,6 @@ fn is_safe_link(path: &Path, target: &[u8]) -> bool {
     true
 }
 
-/// Lists what is on disk below `root`, with content ids.
-pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>, Fault> {
-    let mut entries = Vec::new();
-    visit_disk(root, root, 0, &mut |path, relative, meta| {
-        entries.push(Entry::new(relative, hash(path, meta)?, meta));
-        Ok(())
-    })
-    .map_err(|(path, err)| Fault::disk(&path, &err))?;
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(entries)
-}
-
 /// Returns what differs between the recorded entries and the disk below `root`, as words.
 pub(crate) fn changes(root: &Path, recorded: &[Entry], depth: Depth) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
@@ -421,6 +412,18 @@ fn escape(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Lists what is on disk below `root`, with content ids.
+    fn scan(root: &Path) -> Result<Vec<Entry>, Fault> {
+        let mut entries = Vec::new();
+        visit_disk(root, root, 0, &mut |path, relative, meta| {
+            entries.push(Entry::new(relative, hash(path, meta)?, meta));
+            Ok(())
+        })
+        .map_err(|(path, err)| Fault::disk(&path, &err))?;
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(entries)
+    }
 
     #[test]
     fn names_that_mean_git_or_leave_the_tree_are_refused() {

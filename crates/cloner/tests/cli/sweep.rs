@@ -350,7 +350,8 @@ fn full_disks(sizes: usize) -> Option<usize> {
     stage.upstream(true);
     for (repo, ..) in &stage.repos {
         // Large enough that the pack, the files and the records each meet the end of some disk.
-        let noise: String = (0..6_000u32).map(|number| format!("{:08x}", number.wrapping_mul(2_654_435_761))).collect();
+        let noise: String =
+            (0..32_000u32).map(|number| format!("{:08x}", number.wrapping_mul(2_654_435_761))).collect();
         repo.commit("main", &[("file", Content::File("new")), ("noise", Content::File(&noise))]);
     }
     let scratch = Scratch::new();
@@ -416,7 +417,7 @@ fn disks_of_some_sizes_leave_old_or_new_trees() {
 #[test]
 #[ignore = "a minute; `make sweep-cloner`"]
 fn disks_of_many_sizes_leave_old_or_new_trees() {
-    if let Some(refused) = full_disks(160) {
+    if let Some(refused) = full_disks(180) {
         assert!(refused >= 100, "{refused}");
     }
 }
