@@ -97,6 +97,10 @@ sweep-cloner: test-deps ## cloner: a kill and an error at every system call on f
 sweep-mirror: test-deps ## mirror-sync: killed, and without space, at every system call that changes something (minutes)
 	$(CARGO) test --release --locked -p mirror-sync --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
+.PHONY: fuzz-hiera
+fuzz-hiera: ## hiera-consul: YAML, interpolation and coprocess, ten minutes each
+	tests/fuzz-hiera.sh
+
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings

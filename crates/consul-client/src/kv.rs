@@ -40,7 +40,8 @@ pub struct KvPair {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TxnDone {
-    #[serde(default, deserialize_with = "wire::nullable")]
+    // Null where nothing was found; not there in what no Consul sent.
+    #[serde(deserialize_with = "wire::nullable")]
     results: Vec<TxnResult>,
 }
 

@@ -56,7 +56,11 @@ pub fn run(access: Access, io: &mut Io) -> Result<u8, Error> {
     answer_all(access, stdin.lock(), &gone, io)
 }
 
-fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bool, io: &mut Io) -> Result<u8, Error> {
+/// Answers the requests of any input, as [`run`] does for standard input; `gone` tells whether nobody waits any more.
+///
+/// # Errors
+/// Input that cannot be read, output that cannot be written.
+pub fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bool, io: &mut Io) -> Result<u8, Error> {
     let server = Server { access: Rc::new(access), gone, last: RefCell::default(), version3: RefCell::default() };
     let mut line = Vec::new();
     loop {

@@ -40,6 +40,8 @@ pub enum Fault {
     Close,
     /// Take the request and never answer.
     Hang,
+    /// Answer as usual, a byte at a time with this pause after each.
+    Drip(Duration),
     /// Answer as usual, with the header that says that ACLs left something out.
     Filtered,
     /// Answer as usual, with the header that says that no leader is known.
@@ -562,6 +564,10 @@ fn serve(connection: &TcpStream, shared: &Shared) {
         told.filtered |= matches!(fault, Some(Fault::Filtered));
         let known = !matches!(fault, Some(Fault::NoLeader));
         let half = matches!(fault, Some(Fault::Truncate));
+        if let Some(Fault::Drip(pause)) = fault {
+            drip(connection, &told, shared, pause);
+            break;
+        }
         if write_answer(connection, &told, known, half).is_err() || half {
             break;
         }
@@ -626,6 +632,23 @@ fn decode(text: &str) -> String {
 }
 
 fn write_answer(mut connection: &TcpStream, told: &Told, known_leader: bool, half: bool) -> std::io::Result<()> {
+    let mut bytes = head(told, known_leader);
+    let body = if half { &told.body[..told.body.len() / 2] } else { &told.body };
+    bytes.extend_from_slice(body);
+    connection.write_all(&bytes)
+}
+
+fn drip(mut connection: &TcpStream, told: &Told, shared: &Shared, pause: Duration) {
+    for byte in head(told, true).iter().chain(&told.body) {
+        // Until nobody listens any more.
+        if !shared.up.load(Ordering::SeqCst) || connection.write_all(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+fn head(told: &Told, known_leader: bool) -> Vec<u8> {
     let mut head = format!(
         "HTTP/1.1 {} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
         told.status,
@@ -641,10 +664,7 @@ fn write_answer(mut connection: &TcpStream, told: &Told, known_leader: bool, hal
         head.push_str("X-Consul-Results-Filtered-By-ACLs: true\r\n");
     }
     head.push_str("\r\n");
-    let mut bytes = head.into_bytes();
-    let body = if half { &told.body[..told.body.len() / 2] } else { &told.body };
-    bytes.extend_from_slice(body);
-    connection.write_all(&bytes)
+    head.into_bytes()
 }
 
 fn answer(asked: &Asked, shared: &Shared) -> Told {

@@ -42,7 +42,7 @@ impl Computed {
         if let Some(instances) = self.instances.borrow().get(service) {
             return Ok(Rc::clone(instances));
         }
-        let instances = Rc::new(self.reader.catalog("service", service, &self.level.query())?);
+        let instances = Rc::new(self.reader.instances(service, &self.level.query())?);
         self.instances.borrow_mut().insert(service.to_owned(), Rc::clone(&instances));
         Ok(instances)
     }

@@ -51,6 +51,10 @@ impl Format {
                 .map_err(|e| e.while_doing(format_args!("the value of Consul key {key}"))),
             Format::Auto => match serde_json::from_slice(bytes) {
                 Ok(json) => Ok(Value::from_json(json)),
+                // It would be read as text where others read a list.
+                Err(e) if e.to_string().starts_with("recursion limit") => {
+                    Err(Error::data(format!("the value of Consul key {key} is JSON that is nested too deep: {e}")))
+                }
                 Err(_) => text().map(Value::from),
             },
         }
@@ -192,5 +196,8 @@ mod tests {
         assert!(value(Format::Json, b"{").is_err());
         assert!(value(Format::Raw, b"\xff").is_err());
         assert!(value(Format::Auto, b"\xff").is_err());
+        let deep = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
+        assert!(matches!(value(Format::Auto, &deep(100)), Ok(Value::Array(_))));
+        assert!(value(Format::Auto, &deep(1000)).is_err() && value(Format::Yaml, &deep(1000)).is_err());
     }
 }

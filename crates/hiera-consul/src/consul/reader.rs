@@ -217,16 +217,28 @@ impl Reader {
             .map_err(|source| self.failed(format!("cannot read {what} {name}"), source))
     }
 
-    /// Reads the instances of a service as the catalog spells them, in Consul's order.
-    pub(crate) fn catalog(&self, what: &str, name: &str, query: &Query) -> Result<Vec<Hash>, Error> {
-        let found = match self.catalog_json(what, name, query)? {
-            Some(Value::Array(list)) => list,
-            _ => Vec::new(),
+    /// Reads the instances of a service as the catalog spells them, in Consul's order. What is not a list of
+    /// this service's instances is no answer.
+    pub(crate) fn instances(&self, service: &str, query: &Query) -> Result<Vec<Hash>, Error> {
+        let broken = || {
+            let detail = format!("it is no list of instances of {service}");
+            let (address, request) = (self.client.address().to_owned(), "GET /v1/catalog/service".to_owned());
+            self.failed(
+                format!("cannot read service {service}"),
+                consul_client::Error::Body { address, request, detail },
+            )
         };
-        let entries = found.into_iter().filter_map(|entry| match entry {
-            Value::Hash(hash) => Some(hash),
-            _ => None,
-        });
-        Ok(entries.collect())
+        let Some(Value::Array(list)) = self.catalog_json("service", service, query)? else { return Err(broken()) };
+        list.into_iter()
+            .map(|entry| match entry {
+                Value::Hash(entry)
+                    if matches!(entry.get_str("Node"), Some(Value::String(_)))
+                        && entry.get_str("ServiceName").and_then(Value::as_str) == Some(service) =>
+                {
+                    Ok(entry)
+                }
+                _ => Err(broken()),
+            })
+            .collect()
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod consul;
+mod faults;
 mod lookup;
 mod puppet;
 mod serve;

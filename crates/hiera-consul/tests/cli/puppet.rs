@@ -41,14 +41,55 @@ impl Puppet {
     }
 
     fn apply(&self, code: &str) -> Ran {
-        let tools = Path::new(env!("CARGO_BIN_EXE_hiera-consul")).parent().expect("a directory");
+        self.apply_with(tools(), code)
+    }
+
+    /// Applies with the tools of another directory.
+    fn apply_with(&self, tools: &Path, code: &str) -> Ran {
         let mut command = Command::new("puppet");
         command.args(["apply", "--color=false", "--noop", "--facts_terminus", "memory", "--confdir"]);
         command.arg(self.scratch.path("conf")).arg("--vardir").arg(self.scratch.path("var"));
         command.arg("--hiera_config").arg(self.scratch.path("hiera.yaml")).arg("--modulepath").arg(&self.modules);
         command.env("CONSUL_HTTP_ADDR", self.consul.url()).env("STACKTIRA_BIN", tools).args(["-e", code]);
+        command.env("STACKTIRA_ANSWER_SECONDS", "5");
         command.output().expect("puppet runs").into()
     }
+}
+
+/// The directory of the tools under test.
+fn tools() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_hiera-consul")).parent().expect("a directory")
+}
+
+/// Makes a directory whose `hiera-consul` is a script.
+fn pretender(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
+    let path = scratch.write(&format!("{name}/hiera-consul"), &format!("#!/bin/sh\n{script}\n"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    path.parent().expect("a directory").to_owned()
+}
+
+#[test]
+fn a_run_survives_a_coprocess_that_dies_and_fails_by_name_with_one_that_is_none() {
+    let Some(puppet) = Puppet::new() else { return };
+    puppet.consul.put("hiera/common/n", b"41");
+    puppet.consul.put("stacktira/leader/db", br#"{"node":"c1","address":"10.0.0.1"}"#);
+    let once = format!("read -r line; printf '%s\\n' \"$line\" | {}/hiera-consul serve", tools().display());
+    let dying = pretender(&puppet.scratch, "dying", &once);
+    let ran = puppet.apply_with(&dying, "notice(lookup('n') + 1, lookup('leader__db'), stacktira::leader('db'))");
+    assert!(ran.code == 0 && ran.out.contains(": 42 c1 c1\n"), "{} {}", ran.out, ran.err);
+    let fails = |name: &str, script: &str, words: &str| {
+        let ran = puppet.apply_with(
+            &pretender(&puppet.scratch, name, script),
+            "$x = lookup('n', undef, undef, 'made up') notice($x)",
+        );
+        let all = format!("{}{}", ran.out, ran.err);
+        assert!(ran.code == 1 && all.contains(words) && !all.contains("made up"), "{name}: {all}");
+    };
+    fails("hanging", "trap '' TERM; while :; do sleep 1000; done", "no answer within 5 s");
+    fails("babbling", "exec yes garbage", "an answer that is not JSON");
+    fails("killed", "read -r line; kill -9 $$", "serve cannot be used");
+    version3(&puppet.scratch, &puppet.consul, "graceful");
+    fails("lying", "while read -r line; do echo '{\"id\":1,\"paths\":7}'; done", "hiera-consul serve");
 }
 
 #[test]
@@ -164,7 +205,6 @@ fn the_hiera_command_and_ours_agree_on_a_version_3_file() {
     for (node, address) in [("c1", "10.0.0.1"), ("c2", "10.0.0.2")] {
         consul.register(Instance::new(node, address, "web", 80).tag("lb"));
     }
-    let tools = Path::new(env!("CARGO_BIN_EXE_hiera-consul")).parent().expect("a directory");
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../provision/puppet/site-modules/stacktira/lib");
     for key in [
         "n",
@@ -182,7 +222,7 @@ fn the_hiera_command_and_ours_agree_on_a_version_3_file() {
     ] {
         let mut theirs = Command::new("hiera");
         theirs.args(["-f", "json", "-c"]).arg(&config).arg(key).arg("hostname=n1");
-        theirs.env("RUBYLIB", &library).env("STACKTIRA_BIN", tools);
+        theirs.env("RUBYLIB", &library).env("STACKTIRA_BIN", tools());
         let theirs = Ran::from(theirs.output().expect("hiera runs"));
         let mut ours = scratch.command();
         ours.args(["lookup", "--render-as", "json", "--scope", "hostname=n1", "--hiera_config"]).arg(&config).arg(key);
@@ -204,13 +244,9 @@ fn the_coprocess_is_replaced_when_it_dies_and_killed_when_it_hangs() {
     let scratch = Scratch::new();
     let consul = FakeConsul::start();
     consul.put("stacktira/leader/db", br#"{"node":"c1","address":"a"}"#);
-    let hanging = scratch.write("hanging/hiera-consul", "#!/bin/sh\nexec sleep 1000\n");
-    let babbling =
-        scratch.write("babbling/hiera-consul", "#!/bin/sh\nwhile read -r line; do echo '{\"id\":0}'; done\n");
-    let dying = scratch.write("dying/hiera-consul", "#!/bin/sh\nexit 3\n");
-    for script in [&hanging, &babbling, &dying] {
-        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    }
+    pretender(&scratch, "hanging", "exec sleep 1000");
+    pretender(&scratch, "babbling", "while read -r line; do echo '{\"id\":0}'; done");
+    pretender(&scratch, "dying", "exit 3");
     let script = scratch.write(
         "test.rb",
         r##"
@@ -240,10 +276,9 @@ end
     );
     let library = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../provision/puppet/site-modules/stacktira/lib/puppet_x/stacktira/coprocess.rb");
-    let tools = Path::new(env!("CARGO_BIN_EXE_hiera-consul")).parent().expect("a directory");
     let mut command = Command::new("ruby");
     command.arg(script).arg(library).arg(scratch.path(""));
-    command.env("CONSUL_HTTP_ADDR", consul.url()).env("STACKTIRA_BIN", tools);
+    command.env("CONSUL_HTTP_ADDR", consul.url()).env("STACKTIRA_BIN", tools());
     let ran = Ran::from(command.output().expect("ruby runs"));
     let said: Vec<_> = ran.out.lines().collect();
     assert_eq!((ran.code, said.len()), (0, 8), "{} {}", ran.out, ran.err);

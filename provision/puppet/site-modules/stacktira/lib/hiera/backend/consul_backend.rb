@@ -27,8 +27,9 @@ class Hiera
         @run = SecureRandom.hex(16)
         @variables = variables
         @interpolated = {}
-        @stored = {}
-        @answers = {}
+        # Answers by paths, which are one object where they are the same, and by key.
+        @answers = {}.compare_by_identity
+        @stored = {}.compare_by_identity
         Hiera.debug("[hiera-consul]: paths are #{@paths.join(', ')}")
       end
 
@@ -50,6 +51,10 @@ class Hiera
         return ABSENT if key.empty?
 
         paths = paths(key, scope, context)
+        (@answers[paths] ||= {})[key] ||= search(key, paths)
+      end
+
+      def search(key, paths)
         return ask(key, paths) if @by_key || key.start_with?('/') || key.include?('//')
 
         stored(key, paths).each do |place|
@@ -61,12 +66,14 @@ class Hiera
         ABSENT
       end
 
-      # The paths, interpolated: again only when a variable in them has another value.
+      # The paths, interpolated: again only when a variable in them has another value. Puppet makes a scope for each
+      # lookup and asks with it once for each level.
       def paths(key, scope, context)
-        return interpolate(key, scope, context) if @variables.nil?
+        return @last if scope.equal?(@scope) && !@by_key
 
-        values = @variables.map { |name| scope[name] }
-        @interpolated[values] ||= interpolate(key, scope, context)
+        values = @variables ? @variables.map { |name| scope[name] } : interpolate(key, scope, context)
+        @scope = scope
+        @last = @interpolated[values] ||= @variables ? interpolate(key, scope, context) : values
       end
 
       def interpolate(key, scope, context)
@@ -98,15 +105,21 @@ class Hiera
       end
 
       def stored(key, paths)
-        @stored[paths] ||= request(key, { 'paths' => paths })['paths'] || []
+        @stored[paths] ||= begin
+          places = request(key, { 'paths' => paths })['paths'] || []
+          whole = places.is_a?(Array) && places.all?(Hash) && (places.empty? || places.size == paths.size)
+          raise PuppetX::Stacktira::Unanswered, "[hiera-consul]: #{key}: hiera-consul serve gave an answer of another kind" unless whole
+
+          places
+        end
       end
 
       def ask(key, paths)
-        @answers[[key, paths]] ||= request(key, { 'paths' => paths, 'key' => key })
+        request(key, { 'paths' => paths, 'key' => key })
       end
 
       def request(key, fields)
-        answer = PuppetX::Stacktira::Coprocess.ask('version3', { 'run' => @run, 'settings' => @settings }.merge(fields), 120)
+        answer = PuppetX::Stacktira::Coprocess.ask('version3', { 'run' => @run, 'settings' => @settings }.merge(fields))
         Hiera.warn("[hiera-consul]: #{answer['warning']}") if answer['warning']
         answer
       rescue PuppetX::Stacktira::Unanswered => e

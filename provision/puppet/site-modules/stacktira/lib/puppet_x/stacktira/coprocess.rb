@@ -19,8 +19,8 @@ module PuppetX
 
     # One `hiera-consul serve` for the whole process: a JSON object a line in, one a line out.
     #
-    # Every answer has a deadline; a process that misses it is killed and started anew at the next
-    # request. A process that has ended is started again and asked once more, since every request
+    # Every answer has a deadline, a minute unless STACKTIRA_ANSWER_SECONDS says otherwise or the request is
+    # for something that is waited for; a process that misses it is killed and started anew at the next request. A process that has ended is started again and asked once more, since every request
     # only reads. What was asked in a parent is never answered to a forked child.
     class Coprocess
       LONGEST_ANSWER = 256 * 1024 * 1024
@@ -32,12 +32,17 @@ module PuppetX
       @instances = {}
 
       # Asks and returns the answer as a Hash; raises Unanswered.
-      def self.ask(operation, fields, seconds = 60)
+      def self.ask(operation, fields, seconds = patience)
         @mutex.synchronize do
           settings = ENV.to_h.slice(*SETTINGS)
           @instances.reject! { |known, instance| known != settings && (instance.close || true) }
           (@instances[settings] ||= new).ask(operation, fields, seconds)
         end
+      end
+
+      def self.patience
+        given = ENV['STACKTIRA_ANSWER_SECONDS'].to_s
+        given.match?(/\A[1-9]\d{0,4}\z/) ? given.to_i : 60
       end
 
       # The tool: STACKTIRA_BIN names the directory of another installation.
@@ -78,7 +83,8 @@ module PuppetX
         return unless ours && pid
 
         begin
-          Process.kill(:TERM, pid)
+          # With all that it may have started. It only reads, and one that hangs may not heed anything else.
+          Process.kill(:KILL, -pid)
         rescue Errno::ESRCH
           nil
         end

@@ -47,6 +47,10 @@ Puppet::Functions.create_function(:'stacktira::consul') do
     unless context.cache_has_key('level')
       with = run&.with { |file| context.interpolate(PuppetX::Stacktira::Run.levels(file)) }
       read = ask('snapshot', { 'options' => options, 'run' => run&.name, 'with' => with })
+      unless read['values'].is_a?(Hash) && read['errors'].is_a?(Hash)
+        raise Puppet::DataBinding::LookupError, 'stacktira::consul: hiera-consul serve gave an answer of another kind'
+      end
+
       context.cache('level', read.merge('answers' => {}))
       context.explain { "Consul: #{read['values'].size} keys below #{options['prefix']} at index #{read['index']}" }
     end

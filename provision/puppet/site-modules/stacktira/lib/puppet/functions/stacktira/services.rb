@@ -22,7 +22,7 @@ Puppet::Functions.create_function(:'stacktira::services') do
   def services(tag = nil, passing = true)
     fields = { 'passing' => passing }
     fields['tag'] = tag unless tag.nil?
-    PuppetX::Stacktira::Coprocess.ask('services', fields, 120)['services']
+    PuppetX::Stacktira::Coprocess.ask('services', fields)['services']
   rescue PuppetX::Stacktira::Unanswered => e
     raise Puppet::ParseError, "stacktira::services: #{e.message}"
   end
