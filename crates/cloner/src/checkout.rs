@@ -13,8 +13,9 @@ use git2::{IndexEntry, IndexTime, Repository, Tree};
 
 use crate::fault::{Cause, Fault};
 use crate::git::Target;
+use crate::place;
 use crate::record::GitDir;
-use crate::tree::{self, Entry};
+use crate::tree::{self, Depth, Entry};
 
 /// Writes the work tree at `path`, whose refs and HEAD are as `target` wants them, and its index.
 pub(crate) fn check_out(
@@ -47,6 +48,11 @@ pub(crate) fn check_out(
         index.add(&listed).map_err(fail)?;
     }
     index.write().map_err(fail)?;
+    // A probe of libgit2 that could not be removed would later be taken for somebody's file.
+    let found = tree::changes(path, &entries, Depth::Stat).map_err(|err| Fault::disk(path, &err))?;
+    if !found.is_empty() {
+        return Err(Fault::new(Cause::Disk, format!("the clone is not what was written: {}", place::summary(&found))));
+    }
     let git = GitDir::read(path).map_err(|why| Fault::new(Cause::Disk, why))?;
     git.stands_on(target)
         .map_err(|why| Fault::new(Cause::Disk, format!("the clone is not what it was made to be: {why}")))?;

@@ -24,6 +24,8 @@ Examples:
       Have something done when modules changed, and let Prometheus see what failed
   cloner --root /etc/puppetlabs/code --generations 5 --mode export repos.yaml
       All modules change at once below current/; cloner --root /etc/puppetlabs/code --rollback goes back
+  cloner --convert manifest Puppetfile > repos.yaml
+      Take over what r10k brought; --convert puppetfile or repos goes the other way
   cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
       Names of the repositories that failed
 
@@ -133,6 +135,13 @@ pub struct Cli {
     #[arg(long, conflicts_with_all = ["generations", "plan", "status", "verify", "purge", "force", "lock"])]
     pub rollback: bool,
 
+    /// Print the set in another form and bring nothing; with --lock and --locked at the locked commits
+    ///
+    /// A manifest called Puppetfile, or whose name ends with .repos, is read as r10k and vcstool mean it: to convert
+    /// from these, print a manifest. Credentials in sources are left out.
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with_all = ["plan", "status", "verify", "rollback", "on_change", "purge", "update"])]
+    pub convert: Option<Format>,
+
     /// Write figures of the run to FILE, for the textfile collector of Prometheus
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
@@ -174,6 +183,17 @@ pub enum Manifest {
     /// Path and overrides.
     #[command(external_subcommand)]
     Given(Vec<OsString>),
+}
+
+/// A form of the set of repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// cloner's own
+    Manifest,
+    /// r10k's and g10k's
+    Puppetfile,
+    /// vcstool's
+    Repos,
 }
 
 /// What is placed at a dest.

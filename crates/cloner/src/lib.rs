@@ -19,6 +19,7 @@
 
 mod checkout;
 pub mod cli;
+mod convert;
 mod credential;
 mod dest;
 mod error;
@@ -103,6 +104,13 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
         });
     };
     let (path, repos) = words::read(words, io)?;
+    if let Some(format) = cli.convert {
+        let lock = cli.lock.as_ref().filter(|_| cli.locked).map(|path| Lock::read(path, true)).transpose()?;
+        let text = convert::text(&repos, lock.as_ref(), format)
+            .map_err(|message| Error::Usage { message: format!("--convert: {message}"), hint: None })?;
+        io.out(text)?;
+        return Ok(exit::OK);
+    }
     let mirror = match &cli.mirror {
         Some(text) => Some(Mirror::parse(text).map_err(|why| Error::Usage {
             message: format!("--mirror: {}", why.replace("source", "mirror")),

@@ -11,6 +11,9 @@
 //! theirs of the same path and its new entries are added. Paths are relative to the file that
 //! names them.
 //!
+//! A file that is called Puppetfile, or whose name ends with `.repos`, is read as r10k and vcstool
+//! mean it.
+//!
 //! What always holds: a scalar means what is written (`1.10` and `yes` are texts); nothing is
 //! guessed (an undefined variable, a cycle, a list, a duplicate key are errors with file, line and
 //! column; a text that nothing uses is warned about); work is bounded whatever the input (bytes of
@@ -20,6 +23,7 @@
 //! alone, so that one hostile entry does not stop the others.
 
 mod expand;
+mod foreign;
 mod group;
 mod read;
 

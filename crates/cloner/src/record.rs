@@ -118,7 +118,10 @@ impl GitDir {
         }
         let hooks = match fs::read_dir(git.join("hooks")) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => 0,
-            hooks => hooks.map_err(|err| err.to_string())?.count(),
+            hooks => {
+                let listed: io::Result<Vec<fs::DirEntry>> = hooks.and_then(Iterator::collect);
+                listed.map_err(|err| err.to_string())?.len()
+            }
         };
         Ok(Self { head, branches, config: hex(&Sha256::digest(config)), hooks })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use toolkit::yaml::{self, Mark, Node, Value};
 
 use super::group::{Group, Place};
-use super::{MAX_BYTES, ManifestError};
+use super::{MAX_BYTES, ManifestError, foreign};
 
 /// Most files that one manifest may be made of.
 const MAX_FILES: usize = 64;
@@ -47,6 +47,10 @@ impl Reader {
             let what = if self.files == 0 { "larger" } else { "with what it extends larger" };
             return Err(start.error(format!("{what} than {} KiB", MAX_BYTES / 1024), None));
         }
+        if foreign::is_puppetfile(file) {
+            let text = std::str::from_utf8(bytes).map_err(|_| start.error("not valid UTF-8".to_owned(), None))?;
+            return foreign::puppetfile(file, text);
+        }
         let json = without_json_tabs(bytes);
         let limits = yaml::Limits { bytes: MAX_BYTES, depth: 64, nodes: 100_000, text: 4 * MAX_BYTES };
         let document = yaml::parse(json.as_deref().unwrap_or(bytes), &limits)
@@ -54,6 +58,7 @@ impl Reader {
         match document {
             None => Ok(Group::empty(start)),
             Some(node) => match &node.value {
+                Value::Mapping(_) if foreign::is_repos(file) => foreign::repos(file, &node),
                 Value::Mapping(pairs) => {
                     let extends = pairs.iter().find(|(key, _)| key.as_str() == Some(EXTENDS));
                     // A repository may have that name too; then it is a mapping.

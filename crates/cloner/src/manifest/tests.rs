@@ -250,3 +250,64 @@ fn the_manifest_of_the_nodes_means_what_it_says() {
         assert_eq!(repo.dest, format!("modules/{name}"));
     }
 }
+
+#[test]
+fn puppetfiles_mean_what_r10k_makes_of_them() {
+    let text = "# who\nforge 'https://forge.puppet.com'\nmoduledir 'thirdparty'\n\nmod 'puppetlabs/apache',\n  :git => 'https://h/apache', # where\n  :tag => 'v1.10'\nmod \"nova\", git: 'https://h/nova', ref: \"main\", install_path: 'os/'\nmod 'me-x', :git => '/srv/it\\'s'\n";
+    let manifest = Manifest::parse("site/Puppetfile", text.as_bytes()).expect("valid");
+    let found: Vec<String> = manifest
+        .repos()
+        .expect("valid")
+        .iter()
+        .map(|repo| format!("{} {} {:?} {}", repo.name, repo.source, repo.reference.as_deref(), repo.dest))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "puppetlabs/apache https://h/apache Some(\"v1.10\") thirdparty/apache",
+            "nova https://h/nova Some(\"main\") os/nova",
+            "me-x /srv/it's None thirdparty/x",
+        ]
+    );
+    for (text, why) in [
+        ("mod 'puppetlabs/apache', '1.0'", "1:26: 'puppetlabs/apache' is a module of the Forge"),
+        ("mod 'apache'", "1:1: 'apache' is a module of the Forge"),
+        ("mod 'apache', :latest", "is a module of the Forge"),
+        ("mod 'a', :git => 'x', :branch => :control_branch", "1:23: the :branch of 'a' is not a text"),
+        ("mod 'a', :git => 'x', :ref => 'y', :tag => 'z'", "more than one of"),
+        ("mod 'a', :svn => 'x'", "the :svn of 'a' is not understood"),
+        ("mod 'a', :git => 'x' :ref => 'y'", "are not `:key => 'value'`"),
+        ("mod 'a', :git => 'x'\nmod 'a', :git => 'y'", "2:1: the module 'a' stands here a second time"),
+        ("mod :a", "1:1: 'mod' takes a name in quotes"),
+        ("system('touch evil')", "1:7: not a name in quotes"),
+        ("system 'touch evil'", "1:1: only mod, forge and moduledir"),
+        ("mod 'a', :git => \"x#{`touch evil`}\"", "1:18: not a name in quotes"),
+        ("mod 'a', :git => 'x", "1:18: not a name in quotes"),
+        ("`touch evil`", "1:1: not a name in quotes"),
+        ("if true", "1:1: only mod"),
+    ] {
+        let err = Manifest::parse("Puppetfile", text.as_bytes()).expect_err(why).to_string();
+        assert!(err.contains(why), "{text}: {err}");
+    }
+}
+
+#[test]
+fn repos_files_mean_what_vcstool_makes_of_them() {
+    let text = "repositories:\n  src/nova:\n    type: git\n    url: https://h/nova\n    version: 1.10\n  x: {type: git, url: s}\n";
+    let repos = Manifest::parse("all.repos", text.as_bytes()).and_then(|manifest| manifest.repos()).expect("valid");
+    assert_eq!((repos[0].dest.as_str(), repos[0].reference.as_deref()), ("src/nova", Some("1.10")));
+    assert_eq!((repos[1].source.as_str(), repos[1].reference.as_deref()), ("s", None));
+    for (text, why) in [
+        ("{}", "no 'repositories'"),
+        ("repositories: []", "must be a mapping"),
+        ("repositories: {a: {type: hg, url: x}}", "1:26: only repositories of the type git"),
+        ("repositories: {a: {type: git}}", "1:16: this repository has no url"),
+        ("repositories: {a: {url: x, depth: 1}}", "only type, url and version"),
+        ("repositories: {a: {url: x}, a: {url: y}}", "a second time"),
+        ("repositories: {a: {url: x}}\nextends: y", "2:1: only 'repositories'"),
+        ("repositories: {a: {url: [x]}}", "must be a text"),
+    ] {
+        let err = Manifest::parse("all.repos", text.as_bytes()).expect_err(why).to_string();
+        assert!(err.contains(why), "{text}: {err}");
+    }
+}

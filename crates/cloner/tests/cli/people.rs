@@ -163,3 +163,47 @@ fn progress_is_drawn_on_a_terminal_only() {
     assert!(text.contains("2 repositories: 2 placed"), "{text:?}");
     assert!(!scratch.run(&["-v"]).code(0).err.contains('\x1b'));
 }
+
+/// Each form says the same set, also at locked commits.
+#[test]
+fn forms_of_other_tools_are_read_and_written() {
+    let server = GitServer::start();
+    let (_, commit) = one_file(&server, "1");
+    let scratch = Scratch::new();
+    let source = server.url("m.git");
+    let with_login = source.replace("//", "//me:canary@");
+    scratch.manifest(&format!(
+        "g:\n  source: '{with_login}'\n  dest: 'm/%{{name}}'\n  a: {{ref: main}}\n  'b c': {{dest: \"m/it's\"}}\n"
+    ));
+    let convert = |file: &str, form: &str, more: &[&str]| {
+        let command = scratch.command(&[&["--convert", form], more].concat()).arg(file).output();
+        let ran = crate::support::Ran::from(command.expect("it runs")).code(0);
+        assert!(!ran.out.contains("canary"));
+        ran.out
+    };
+    let plain = |text: &str| text.lines().map(|line| line.trim_start().to_owned()).collect::<Vec<_>>().join("\n");
+    for (form, file) in [("puppetfile", "Puppetfile"), ("repos", "all.repos"), ("manifest", "other.yaml")] {
+        std::fs::write(scratch.path(file), convert("repos.yaml", form, &[])).expect("written");
+        let ran = scratch.command(&["--status", "--json"]).arg(file).output().expect("it runs");
+        let ran = crate::support::Ran::from(ran).code(1);
+        let said: Vec<(String, Value)> = ran.lines()[..2]
+            .iter()
+            .map(|line| (line["dest"].as_str().unwrap_or_default().to_owned(), line["ref"].clone()))
+            .collect();
+        assert_eq!(said, [("m/a".to_owned(), "main".into()), ("m/it's".to_owned(), Value::Null)], "{form}");
+        assert_eq!(
+            plain(&convert(file, form, &[])),
+            plain(&convert("repos.yaml", form, &[])),
+            "{form}: there and back"
+        );
+    }
+    scratch.run(&["--mode", "export", "--lock", "lock"]).code(0);
+    let locked = convert("repos.yaml", "puppetfile", &["--lock", "lock", "--locked"]);
+    assert_eq!(locked.matches(&commit).count(), 2, "{locked}");
+    let ran =
+        scratch.run_with(&["--convert", "manifest", "--lock", "lock", "--locked"], &["--g::a::ref=other"]).code(2);
+    assert!(ran.err.contains("no entry of 'a'"), "{}", ran.err);
+    let placed =
+        scratch.command(&["--mode", "export", "--json", "--force"]).arg("all.repos").output().expect("it runs");
+    crate::support::Ran::from(placed).code(0);
+}
