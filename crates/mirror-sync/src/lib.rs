@@ -38,6 +38,7 @@ mod publish;
 mod report;
 mod repository;
 mod rollout;
+mod rpm;
 mod select;
 mod serve;
 mod sign;

@@ -39,6 +39,15 @@ impl Packing {
         Self::ALL.into_iter().find(|packing| packing.suffix() == suffix)
     }
 
+    /// Returns the compression that the end of a name tells.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        match name.rsplit_once('.') {
+            Some((_, "gz" | "xz" | "zst")) => Self::of_suffix(&name[name.rfind('.')?..]),
+            Some((_, "bz2" | "lzma" | "zck")) => None,
+            _ => Some(Packing::Plain),
+        }
+    }
+
     /// Returns the unpacked content.
     ///
     /// # Errors
@@ -102,8 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn suffixes_tell_the_compression() {
-        assert_eq!(Packing::of_suffix(".gz"), Some(Packing::Gzip));
+    fn names_tell_the_compression() {
+        assert_eq!(Packing::of_name("a/primary.xml.gz"), Some(Packing::Gzip));
+        assert_eq!(Packing::of_name("a/primary.xml"), Some(Packing::Plain));
+        assert_eq!(Packing::of_name("a/primary.xml.bz2"), None);
         assert_eq!(Packing::of_suffix(".7z"), None);
     }
 }

@@ -12,6 +12,7 @@ use crate::files;
 use crate::manifest::{Git as GitPart, Manifest, Source};
 use crate::publish::{self, Publisher};
 use crate::repository;
+use crate::rpm;
 use crate::sign::SigningKey;
 use crate::state::State;
 use crate::store::Store;
@@ -92,6 +93,12 @@ fn collect(store: &Store, config: &Config, io: &mut Io) -> Result<Manifest> {
                 }
                 let part = repository::build(store, deb, &state.packages, &mut |message| io.warn(message))?;
                 sources.push(Source::Deb(part));
+            }
+            (State::Rpm(state), config::Source::Rpm(rpm)) => {
+                if let Some(lost) = state.packages.iter().find(|found| !store.has_blob(&found.sha256, found.size)) {
+                    return Err(not_synced(&format!("the content of {} is not in the store", lost.file)));
+                }
+                sources.push(Source::Rpm(rpm::metadata::build(store, rpm, &state.packages)?));
             }
             (State::Part(state), _) => sources.push(state.part(store)?),
             (State::Git(state), config::Source::Git(git)) => {

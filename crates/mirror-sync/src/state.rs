@@ -11,14 +11,17 @@ use crate::config::{self, Origin};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Published, Repo};
+use crate::rpm::metadata::Described;
 use crate::store::{Stamp, Store};
 
 /// State of one source.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum State {
-    /// Of a directory of packages.
+    /// Of a directory of Debian packages.
     Deb(DebState),
+    /// Of a directory of RPM packages.
+    Rpm(RpmState),
     /// Of everything whose published form is made by `sync`.
     Part(PartState),
     /// Of git repositories.
@@ -136,6 +139,34 @@ pub(crate) struct Found {
     pub(crate) stanza: String,
 }
 
+/// RPM packages found in a directory.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RpmState {
+    /// Format version.
+    pub(crate) v: u32,
+    /// Directory that was read.
+    pub(crate) dir: String,
+    /// Packages by file name.
+    pub(crate) packages: Vec<FoundRpm>,
+}
+
+/// One RPM package file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FoundRpm {
+    /// File name in the directory.
+    pub(crate) file: String,
+    /// Tells whether the file changed since.
+    pub(crate) stamp: Stamp,
+    /// Length.
+    pub(crate) size: u64,
+    /// Content.
+    pub(crate) sha256: Digest,
+    /// What its header says.
+    pub(crate) described: Described,
+}
+
 /// Repositories found by a manifest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,6 +201,10 @@ impl State {
         };
         Ok(state.filter(|state| match (state, source) {
             (Self::Deb(state), config::Source::Deb(_)) => {
+                state.v == Self::VERSION
+                    && matches!(source.origin(), Some(Origin::Dir(dir)) if state.dir == dir.to_string_lossy())
+            }
+            (Self::Rpm(state), config::Source::Rpm(_)) => {
                 state.v == Self::VERSION
                     && matches!(source.origin(), Some(Origin::Dir(dir)) if state.dir == dir.to_string_lossy())
             }

@@ -17,7 +17,7 @@ use crate::names;
 mod source;
 mod value;
 
-pub(crate) use self::source::{DebSource, FilesSource, GitSource, Origin, Select, Source, Upstream};
+pub(crate) use self::source::{DebSource, FilesSource, GitSource, Origin, RpmSource, Select, Source, Upstream};
 
 /// Largest configuration file that is read.
 const MAX_CONFIG: u64 = 1 << 20;

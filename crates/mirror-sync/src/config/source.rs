@@ -68,6 +68,13 @@ pub(crate) struct RpmSource {
     pub(crate) architectures: Vec<String>,
 }
 
+impl RpmSource {
+    /// Whether packages of an architecture are taken.
+    pub(crate) fn takes(&self, arch: &str) -> bool {
+        self.architectures.is_empty() || self.architectures.iter().any(|taken| taken == arch)
+    }
+}
+
 /// Single files by digest.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -236,9 +243,9 @@ impl Source {
     pub(crate) fn fingerprint(&self) -> Option<Digest> {
         let text = match self {
             Self::Deb(deb) if deb.dir.is_none() => serde_json::to_vec(deb),
-            Self::Rpm(rpm) => serde_json::to_vec(rpm),
+            Self::Rpm(rpm) if rpm.dir.is_none() => serde_json::to_vec(rpm),
             Self::Files(files) => serde_json::to_vec(files),
-            Self::Deb(_) | Self::Git(_) => return None,
+            Self::Deb(_) | Self::Rpm(_) | Self::Git(_) => return None,
         };
         text.ok().map(|text| Digest::of(&text))
     }

@@ -4,6 +4,7 @@ pub(crate) mod catalog;
 pub(crate) mod closure;
 pub(crate) mod deb;
 pub(crate) mod debian;
+pub(crate) mod rpm;
 
 use std::fmt;
 

@@ -47,8 +47,18 @@ impl Format for Deb {
         Ok((suites.iter().map(|suite| suite.head.clone()).collect(), suites, offer))
     }
 
-    fn everything(context: &Context<'_>, _source: &DebSource, indices: &[Published]) -> Result<Plan> {
-        deb::everything(context, indices)
+    fn everything(context: &Context<'_>, _source: &DebSource, indices: &[Published]) -> Result<Option<Plan>> {
+        // Indices are those of the architectures that are configured, so nothing in them is left out.
+        deb::everything(context, indices).map(Some)
+    }
+
+    fn filtered(
+        _context: &Context<'_>,
+        _source: &DebSource,
+        _number: u16,
+        _indices: &[Published],
+    ) -> Result<BTreeSet<Where>> {
+        Ok(BTreeSet::new())
     }
 
     fn some(

@@ -40,8 +40,16 @@ pub(super) trait Format {
         whole: bool,
     ) -> Result<(Vec<Head>, Self::Read, Offer)>;
 
-    /// Returns everything that indices name.
-    fn everything(context: &Context<'_>, source: &Self::Source, indices: &[Published]) -> Result<Plan>;
+    /// Returns everything that indices name; `None` when the configuration leaves some of it out.
+    fn everything(context: &Context<'_>, source: &Self::Source, indices: &[Published]) -> Result<Option<Plan>>;
+
+    /// Returns what the configuration does not leave out.
+    fn filtered(
+        context: &Context<'_>,
+        source: &Self::Source,
+        number: u16,
+        indices: &[Published],
+    ) -> Result<BTreeSet<Where>>;
 
     /// Returns what was picked, and an index of it.
     fn some(
@@ -275,18 +283,24 @@ impl<'a, F: Format> Work<'a, F> {
     ) -> Result<String> {
         let remote = self.remote.as_ref().ok_or_else(|| Error::Bug("a source without an upstream".into()))?;
         let (read, verbatim) = self.read.take().ok_or_else(|| Error::Bug("a source that was not read".into()))?;
-        let (mut plan, files, keyring) = if self.source.closure().is_none() {
-            let plan = F::everything(context, self.inner, &self.indices)?;
-            (plan, verbatim, Some(remote.keyring.armored()?))
-        } else {
-            let picked = match picked {
-                Some(Ok(picked)) => picked,
-                Some(Err(complaints)) => return Err(Error::Open { lines: complaints.clone() }),
-                None => return Err(Error::Bug("a selection that was not made".into())),
-            };
-            let mine = picked.iter().filter(|place| place.source == number).copied().collect();
-            let (plan, files) = F::some(context, self.inner, &read, &self.indices, &mine)?;
-            (plan, files, None)
+        let whole = match self.source.closure() {
+            None => F::everything(context, self.inner, &self.indices)?,
+            Some(_) => None,
+        };
+        let (mut plan, files, keyring) = match whole {
+            Some(plan) => (plan, verbatim, Some(remote.keyring.armored()?)),
+            None => {
+                let mine = match (self.source.closure(), picked) {
+                    (None, _) => F::filtered(context, self.inner, number, &self.indices)?,
+                    (Some(_), Some(Ok(picked))) => {
+                        picked.iter().filter(|place| place.source == number).copied().collect()
+                    }
+                    (Some(_), Some(Err(complaints))) => return Err(Error::Open { lines: complaints.clone() }),
+                    (Some(_), None) => return Err(Error::Bug("a selection that was not made".into())),
+                };
+                let (plan, files) = F::some(context, self.inner, &read, &self.indices, &mine)?;
+                (plan, files, None)
+            }
         };
         if plan.packages.is_empty() {
             io.warn(format_args!("source {}: no package is published", self.source.name()));

@@ -4,6 +4,7 @@
 pub(crate) mod deb;
 pub(crate) mod packages;
 pub(crate) mod release;
+pub(crate) mod rpm;
 
 use std::fs::File;
 use std::io::BufReader;

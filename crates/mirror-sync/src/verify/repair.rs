@@ -213,10 +213,20 @@ impl Repair<'_> {
     /// The sources as they are configured now.
     fn sent_by_source(&self, sha256: &Digest, known: &[(String, String, u64)]) -> Result<bool> {
         for source in &self.config.sources {
-            let state = State::load(self.store, source)?;
-            if let (Some(config::Origin::Dir(dir)), Some(State::Deb(state))) = (source.origin(), state) {
-                for found in state.packages.iter().filter(|found| found.sha256 == *sha256) {
-                    if self.take(sha256, &dir.join(&found.file))? {
+            if let Some(config::Origin::Dir(dir)) = source.origin() {
+                let files: Vec<String> = match State::load(self.store, source)? {
+                    Some(State::Deb(state)) => {
+                        let mine = state.packages.into_iter().filter(|found| found.sha256 == *sha256);
+                        mine.map(|found| found.file).collect()
+                    }
+                    Some(State::Rpm(state)) => {
+                        let mine = state.packages.into_iter().filter(|found| found.sha256 == *sha256);
+                        mine.map(|found| found.file).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                for file in files {
+                    if self.take(sha256, &dir.join(file))? {
                         return Ok(true);
                     }
                 }

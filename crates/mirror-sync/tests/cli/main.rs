@@ -7,6 +7,7 @@ mod git;
 mod http;
 mod lifecycle;
 mod rollout;
+mod rpm;
 mod support;
 mod sweep;
 mod upstream;
