@@ -5,7 +5,7 @@ set -eu
 case ${1:-} in
     up) wanted="gcc libc6-dev make git curl ca-certificates iproute2 util-linux bsdutils procps mmdebstrap systemd-container dbus xz-utils" ;;
     test) wanted="gcc libc6-dev make git curl ca-certificates iproute2 util-linux bsdutils procps mmdebstrap systemd-container dbus xz-utils
-        shellcheck perl gpgv gnupg openssh-client apt-utils puppet-agent hiera strace spin task-spooler" ;;
+        shellcheck perl gpgv gnupg openssh-client apt-utils dnf rpm createrepo-c puppet-agent hiera strace spin task-spooler" ;;
     *) echo "usage: deps.sh up|test" >&2; exit 2 ;;
 esac
 
