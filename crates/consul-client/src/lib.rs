@@ -53,7 +53,7 @@ pub use config::{Address, Config, Overrides, Tls};
 pub use error::{Cause, Class, Error};
 pub use health::{Check, Health, Instances, Service, ServiceEntry, State};
 pub use kv::{Kv, KvPair, MOST_TREES, VALUE_LIMIT};
-pub use line::Line;
+pub use line::{Line, LineEnd};
 pub use query::{Answer, Consistency, MAX_WAIT, Meta, Query, next_index};
 pub use rights::Right;
 pub use session::{Behavior, NewSession, Session, Sessions};

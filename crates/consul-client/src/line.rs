@@ -8,7 +8,8 @@
 //! Everything read is bounded, and so is the time: a deadline for the whole exchange.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
@@ -24,12 +25,45 @@ const IDLE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Line {
     open: Option<Open>,
+    end: LineEnd,
+}
+
+/// Ends a [`Line`] from another thread: whoever waits on it gets an error at once, and it is never opened again.
+#[derive(Debug, Clone, Default)]
+pub struct LineEnd(Arc<Mutex<End>>);
+
+#[derive(Debug, Default)]
+struct End {
+    over: bool,
+    stream: Weak<TcpStream>,
+}
+
+impl LineEnd {
+    /// Ends it.
+    pub fn end(&self) {
+        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        end.over = true;
+        if let Some(stream) = end.stream.upgrade() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes note of a connection, unless it is over.
+    fn follow(&self, stream: &Arc<TcpStream>) -> Result<(), Fault> {
+        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if end.over {
+            return Err(Fault::Io(std::io::Error::other("the line was ended")));
+        }
+        end.stream = Arc::downgrade(stream);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
 struct Open {
     address: SocketAddr,
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     used: Instant,
 }
 
@@ -78,6 +112,12 @@ impl Line {
         Line::default()
     }
 
+    /// Returns what ends this line.
+    #[must_use]
+    pub fn end(&self) -> LineEnd {
+        self.end.clone()
+    }
+
     /// Sends a request whose head is `head` and returns the answer.
     pub(crate) fn exchange(&mut self, address: SocketAddr, head: &[u8], limits: Limits) -> Result<Received, Fault> {
         let deadline = Instant::now() + limits.total;
@@ -92,11 +132,13 @@ impl Line {
         let stream = TcpStream::connect_timeout(&address, limits.connect.min(limits.total))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(limits.connect))?;
+        let stream = Arc::new(stream);
+        self.end.follow(&stream)?;
         self.attempt(Open { address, stream, used: Instant::now() }, head, deadline, limits.body)
     }
 
     fn attempt(&mut self, open: Open, head: &[u8], deadline: Instant, limit: u64) -> Result<Received, Fault> {
-        (&open.stream).write_all(head)?;
+        (&*open.stream).write_all(head)?;
         let mut input = Input { stream: &open.stream, deadline, bytes: Vec::new(), at: 0 };
         let (status, headers, version) = input.head()?;
         let body = input.body(&headers, limit)?;
@@ -134,7 +176,7 @@ impl Input<'_> {
         self.at = 0;
         let mut part = [0; 2048];
         loop {
-            match self.stream.read(&mut part) {
+            match (&mut &*self.stream).read(&mut part) {
                 Ok(0) => return Err(Fault::Io(ErrorKind::UnexpectedEof.into())),
                 Ok(count) => {
                     self.bytes.extend_from_slice(&part[..count]);
@@ -347,6 +389,22 @@ mod tests {
         let mut line = Line::new();
         assert_eq!(text(ask(&mut line, address)), "1");
         assert_eq!(text(ask(&mut line, address)), "1");
+    }
+
+    #[test]
+    fn another_thread_ends_a_wait_for_good() {
+        let address = server(vec![b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n[1,".to_vec()], 4096);
+        let mut line = Line::new();
+        let end = line.end();
+        let limits = Limits { total: Duration::from_secs(60), ..LIMITS };
+        let waiting = std::thread::spawn(move || {
+            let cut = line.exchange(address, b"GET / HTTP/1.1\r\n\r\n", limits);
+            (cut, line.exchange(address, b"GET / HTTP/1.1\r\n\r\n", limits))
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        end.end();
+        let (cut, again) = waiting.join().expect("no panic");
+        assert!(matches!((&cut, &again), (Err(Fault::Io(_)), Err(Fault::Io(_)))), "{cut:?}, {again:?}");
     }
 
     #[test]

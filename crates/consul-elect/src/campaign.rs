@@ -214,9 +214,18 @@ impl Campaign {
         won
     }
 
+    /// Takes a place that seems free. The beat is taken first and renewed last, so that nobody ever holds a place
+    /// without a beat that others can miss, and a lease is never longer than its last beat lets them think.
     fn take(&self, place: &Place, record: &Record, session: &str) -> Result<Option<Held>, Error> {
         let (kv, key) = (self.client.kv(), place.key.as_str());
-        let Some(token) = kv.acquire_new(key, &record.bytes(), session)? else { return Ok(None) };
+        let beat = |beat| Beat::new(self.ttl, beat).bytes();
+        if !kv.acquire(&place.lease, &beat(0), session)? {
+            return Ok(None);
+        }
+        let Some(token) = kv.acquire_new(key, &record.bytes(), session)? else {
+            remove_beat(&self.client, place, session)?;
+            return Ok(None);
+        };
         let record = Record { token: Some(token), ..record.clone() };
         if !kv.acquire(key, &record.bytes(), session)? {
             return Ok(None);
@@ -228,6 +237,9 @@ impl Campaign {
         // These requests may have taken a while: the lease starts with its whole time.
         let since = clock::now();
         self.client.sessions().renew(session)?;
+        if !kv.acquire(&place.lease, &beat(1), session)? {
+            return Ok(None);
+        }
         let place = place.clone();
         Ok(Some(Held { place, session: session.to_owned(), since, token, index: pair.modify_index }))
     }
@@ -301,6 +313,10 @@ pub(crate) fn release(client: &Client, held: &Held) -> bool {
 /// beat last, since those who wait watch it.
 fn vacate(client: &Client, place: &Place, session: &str, index: u64) -> Result<(), consul_client::Error> {
     client.kv().delete_cas(&place.key, index)?;
+    remove_beat(client, place, session)
+}
+
+fn remove_beat(client: &Client, place: &Place, session: &str) -> Result<(), consul_client::Error> {
     let beat = client.kv().get(&place.lease, &Query::consistent())?.value;
     // A successor may have begun to beat.
     if let Some(pair) = beat
@@ -318,7 +334,7 @@ mod tests {
     fn beat(session: &str, index: u64) -> KvPair {
         KvPair {
             key: "stacktira/lease/x".to_owned(),
-            value: Beat { ttl_ms: 10_000, beat: index }.bytes(),
+            value: Beat::new(Duration::from_secs(10), index).bytes(),
             flags: 0,
             create_index: 1,
             modify_index: index,

@@ -33,6 +33,10 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
+    pub(crate) fn new(ttl: Duration, beat: u64) -> Beat {
+        Beat { ttl_ms: u64::try_from(ttl.as_millis()).expect("a TTL is some seconds"), beat }
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("numbers serialise")
     }
@@ -119,8 +123,8 @@ impl Drop for Lease {
 }
 
 fn renew(client: &Client, beats: &str, session: &str, ttl: Duration, shared: &Shared) {
-    let ttl_ms = u64::try_from(ttl.as_millis()).expect("a TTL is some seconds");
-    let mut beat = 0;
+    // Two were written when it was taken.
+    let mut beat = 1;
     // The first beat comes at once.
     let mut pause = Duration::ZERO;
     while shared.pause(pause) {
@@ -129,7 +133,7 @@ fn renew(client: &Client, beats: &str, session: &str, ttl: Duration, shared: &Sh
         let renewed = client
             .sessions()
             .renew(session)
-            .and_then(|_| client.kv().acquire(beats, &Beat { ttl_ms, beat }.bytes(), session));
+            .and_then(|_| client.kv().acquire(beats, &Beat::new(ttl, beat).bytes(), session));
         pause = RETRY;
         match renewed {
             Ok(true) => {

@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consul_client::{Class, Client, Line, Query};
+use consul_client::{Class, Client, Line, LineEnd, Query};
 use serde_json::Value;
 use toolkit::backoff::{Backoff, random_fraction};
 
@@ -57,6 +57,8 @@ pub(crate) struct Watch {
     pub(crate) board: Board,
     link: Arc<Link>,
     max_wait: Duration,
+    /// What ends the readers' waits.
+    ends: Mutex<Vec<LineEnd>>,
     /// Held by the one runner thread there is at a time.
     runner: Mutex<Runner>,
 }
@@ -73,7 +75,7 @@ impl Watch {
         max_wait: Duration,
         subject: Subject,
     ) -> std::io::Result<Arc<Watch>> {
-        let watch = Arc::new(Watch { board, link, max_wait, runner: Mutex::new(runner) });
+        let watch = Arc::new(Watch { board, link, max_wait, ends: Mutex::default(), runner: Mutex::new(runner) });
         let reader = Reader { subject: subject.clone(), part: String::new(), watch: Arc::clone(&watch) };
         spawn(format!("read:{}", watch.board.name()), move || match subject {
             Subject::Tagged { tag, passing } => follow_tagged(&reader, &tag, passing),
@@ -83,6 +85,14 @@ impl Watch {
             }
         })?;
         Ok(watch)
+    }
+
+    /// Tells everybody to stop; a signal number ends the command too. Readers do not wait for their answers.
+    pub(crate) fn stop(&self, signal: Option<i32>) {
+        self.board.stop(signal);
+        for end in self.ends.lock().expect("no holder panics").drain(..) {
+            end.end();
+        }
     }
 
     /// Starts the runner if there is something to do and it is not at work. Where no thread can be had, the next
@@ -164,6 +174,7 @@ impl Reader {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
         let mut pace = Pace::new();
         let mut line = Line::new();
+        self.watch.ends.lock().expect("no holder panics").push(line.end());
         let mut index = 0;
         while go_on() {
             let query = if index == 0 { Query::new() } else { Query::blocking(index, self.wait()) };

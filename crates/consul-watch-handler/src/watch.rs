@@ -190,7 +190,7 @@ impl Fleet {
             if same_link && config.watches.contains(&running.spec) {
                 self.running.push(running);
             } else {
-                running.watch.board.stop(None);
+                running.watch.stop(None);
                 self.leaving.push(running);
             }
         }
@@ -202,7 +202,7 @@ impl Fleet {
     fn end(&mut self, signal: i32, heard: &Receiver<Message>, io: &mut Io) {
         let all: Vec<Running> = self.running.drain(..).chain(self.leaving.drain(..)).collect();
         for running in &all {
-            running.watch.board.stop(Some(signal));
+            running.watch.stop(Some(signal));
         }
         let deadline = Instant::now() + GRACE + Duration::from_secs(2);
         while all.iter().any(|running| running.watch.board.is_active()) && Instant::now() < deadline {

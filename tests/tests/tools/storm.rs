@@ -292,8 +292,9 @@ fn campaign_of_a_hundred_storms() {
 /// Reading the file again, broken connections and new processes are no changes.
 #[test]
 fn forty_watches_of_unchanged_data_make_no_run() {
-    let Some(consul) = RealConsul::start(&json!({"limits": {"http_max_conns_per_client": 2000}})) else { return };
-    // Readers of before end with the query that they are in, so that there are more connections than usual.
+    // An agent keeps a query that nobody waits for any more until it is over, and its connection counts.
+    let limits = json!({"limits": {"http_max_conns_per_client": 2000}});
+    let Some(consul) = RealConsul::start(&limits) else { return };
     let wire = Wire::to(&consul.url());
     let mut bench = Bench::new();
     bench.set("CONSUL_HTTP_ADDR", &wire.url());
@@ -318,6 +319,9 @@ fn forty_watches_of_unchanged_data_make_no_run() {
             0 => {
                 config(20 + round);
                 watcher.signal("HUP");
+                // Readers of before do not wait for their answers.
+                let threads = || std::fs::read_dir(format!("/proc/{}/task", watcher.pid())).unwrap().count();
+                until("only the new readers are left", || threads() == 42);
             }
             1 => wire.reset(),
             _ => {
