@@ -22,6 +22,8 @@ use crate::record::Place;
 
 /// Pause after a renewal or a watch that failed.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a renewal that is under way is waited for at the end.
+const LAST_BEAT: Duration = Duration::from_millis(500);
 
 /// What is stored as a beat.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +76,8 @@ struct Shared {
 struct State {
     status: Status,
     stop: bool,
+    /// Whether a renewal is under way.
+    busy: bool,
 }
 
 impl Shared {
@@ -89,6 +93,21 @@ impl Shared {
         !state.stop && state.status.lost.is_none()
     }
 
+    /// Begins a renewal, unless the lease is over: what others may have counted out is never revived.
+    fn begin(&self) -> bool {
+        let mut state = self.lock();
+        if clock::now() >= state.status.until {
+            state.status.lost.get_or_insert_with(|| "this machine stood still, and its lease is over".to_owned());
+        }
+        state.busy = !state.stop && state.status.lost.is_none();
+        state.busy
+    }
+
+    fn end(&self) {
+        self.lock().busy = false;
+        self.wake.notify_all();
+    }
+
     fn lose(&self, why: String) {
         self.lock().status.lost.get_or_insert(why);
     }
@@ -98,7 +117,8 @@ impl Lease {
     /// Keeps the `session` that holds `place`, renewed with a request sent at `since`, alive from now on.
     pub(crate) fn start(client: &Client, place: &Place, session: &str, ttl: Duration, since: Duration) -> Lease {
         let status = Status { until: since + ttl, lost: None, trouble: None };
-        let shared = Arc::new(Shared { state: Mutex::new(State { status, stop: false }), wake: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(State { status, stop: false, busy: false }), wake: Condvar::new() });
         let lease = Lease { shared: Arc::clone(&shared) };
         let (renewer, beats, id) = (client.clone(), place.lease.clone(), session.to_owned());
         let to_renew = Arc::clone(&shared);
@@ -117,8 +137,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
+        let mut state = self.shared.lock();
+        state.stop = true;
         self.shared.wake.notify_all();
+        // A beat that comes after the place was given back would take its key again. One that hangs is not waited for.
+        let waited = self.shared.wake.wait_timeout_while(state, LAST_BEAT, |state| state.busy);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -127,13 +151,14 @@ fn renew(client: &Client, beats: &str, session: &str, ttl: Duration, shared: &Sh
     let mut beat = 1;
     // The first beat comes at once.
     let mut pause = Duration::ZERO;
-    while shared.pause(pause) {
+    while shared.pause(pause) && shared.begin() {
         let sent = clock::now();
         beat += 1;
         let renewed = client
             .sessions()
             .renew(session)
             .and_then(|_| client.kv().acquire(beats, &Beat::new(ttl, beat).bytes(), session));
+        shared.end();
         pause = RETRY;
         match renewed {
             Ok(true) => {
