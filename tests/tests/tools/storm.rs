@@ -406,7 +406,9 @@ fn reloads(watches: usize, reloads: usize) {
             json!({"type": "key", "key": key, "handler_type": "script", "args": args})
         })
         .collect();
-    let Some(consul) = RealConsul::start(&json!({"watches": definitions})) else { return };
+    // The agent's watches of before a reload stay connected for a while.
+    let settings = json!({"watches": definitions, "limits": {"http_max_conns_per_client": 2000}});
+    let Some(consul) = RealConsul::start(&settings) else { return };
     let calls = || bench.lines("calls").len();
     until("the agent has called for what is not there", || calls() >= watches);
     for number in 0..watches {
