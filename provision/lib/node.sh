@@ -114,10 +114,11 @@ name_hosts() {
     if [ "$dry_run" = no ]; then address=$(fact stacktira.internal_address); else address=${address:-$(fact stacktira.internal_address 2>/dev/null || echo 'its address')}; fi
     case $address in 127.* | ::1) die 65 "the inside address is a loopback address: $address" ;; esac
     if [ -f "$hosts" ]; then
-        awk -v node="$node" -v full="$node.$domain" '
+        awk -v node="$node" '
+            function ours(name) { return name == node || index(name, node ".") == 1 }
             $1 ~ /^127\./ || $1 == "::1" {
                 line = $1; kept = 0; dropped = 0
-                for (i = 2; i <= NF && $i !~ /^#/; i++) if ($i == node || $i == full) dropped++; else { line = line " " $i; kept++ }
+                for (i = 2; i <= NF && $i !~ /^#/; i++) if (ours($i)) dropped++; else { line = line " " $i; kept++ }
                 if (dropped) { if (kept) print line; next }
             }
             { print }' "$hosts" | atomic_write 0644 "$hosts" || true

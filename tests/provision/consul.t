@@ -143,8 +143,9 @@ for _ in $(seq 60); do at 10.77.0.21 hyper1 catalog services | grep -q web && br
 at 10.77.0.21 hyper1 catalog services >"$NODES/services"
 try() { local name=$1; shift; if at "$@" >/dev/null; then echo "$name yes"; else echo "$name no"; fi; }
 {
-    try none-reads 10.77.0.21 '' kv get -keys stacktira/
     try node-writes-own 10.77.0.21 hyper1 kv put stacktira/node/hyper1 x
+    try node-reads-own 10.77.0.21 hyper1 kv get stacktira/node/hyper1
+    try none-reads 10.77.0.21 '' kv get stacktira/node/hyper1
     try node-writes-hiera 10.77.0.21 hyper1 kv put hiera/common/x y
     try infra-writes-hiera 10.77.0.31 infra1 kv put hiera/common/x y
     try node-reads-hiera 10.77.0.21 hyper1 kv get hiera/common/x
@@ -164,7 +165,7 @@ ok "real agents, and acl.sh on three servers at the same time" env CONSUL="$cons
 is "acl.sh ends well on each" "$(paste -sd' ' "$scratch/nodes/codes")" "0 0 0"
 is "four members over TLS and encrypted gossip" "$(paste -sd, "$scratch/nodes/members")" "hyper1 alive,infra1 alive,infra2 alive,infra3 alive"
 ok "a service that an agent's file defines is registered" grep -qx web "$scratch/nodes/services"
-is "rights" "$(paste -sd, "$scratch/nodes/rights")" "none-reads no,node-writes-own yes,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,node-makes-tokens no,infra-makes-tokens no"
+is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,node-makes-tokens no,infra-makes-tokens no"
 is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1"
 is "acl.sh again changes nothing" "$(cat "$scratch/nodes/tokens.again")" "$(cat "$scratch/nodes/tokens")"
 is "who has not the key is no member" "$(cat "$scratch/nodes/strangers")" 0

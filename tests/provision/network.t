@@ -86,7 +86,7 @@ done
 
 # Names.
 fresh
-printf '127.0.0.1 localhost infra1\n127.0.1.1 infra1.stacktira.test infra1\n::1 localhost ip6-localhost infra1 # six\n192.0.2.9 build1 # keep\n' >"$root/etc/hosts"
+printf '127.0.0.1 localhost infra1\n127.0.1.1 infra1.novalocal infra1\n::1 localhost ip6-localhost infra1 # six\n192.0.2.9 build1 # keep\n' >"$root/etc/hosts"
 mkdir -p "$root/etc/cloud/cloud.cfg.d"
 ok "hosts" bootstrap --provisioner none
 is "this node's name is its address, and the rest is as it was" "$(cat "$root/etc/hosts")" "$(printf '127.0.0.1 localhost\n::1 localhost ip6-localhost\n192.0.2.9 build1 # keep\n# BEGIN stacktira\n192.0.2.31 infra1.stacktira.test infra1\n# END stacktira')"
