@@ -8,10 +8,10 @@ LOCAL := provision/local/stk-local
 BINARIES := target/release
 # Files that are only sourced are checked through those that source them.
 SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision/kick provision/cloner provision/local/*.sh \
-	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/*/*.t crates/*/*.sh .ci/run))
+	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-vagrant conformance bench campaign sweep sweep-cloner lint clean
+	test test-rust test-shell test-provision test-cluster test-heat test-heat-boot test-vagrant conformance bench campaign sweep sweep-cloner lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,13 +65,16 @@ test-shell: ## shellcheck
 	@echo "shellcheck: $(words $(SHELL_FILES)) files are clean"
 
 test-provision: build ## the scripts of provision/ in a scratch root
-	prove --verbose tests/provision
+	STACKTIRA_CONSUL=$$(provision/local/consul-binary) prove --timer --jobs 4 tests/provision
 
 test-cluster: deb ## the local environment for real
 	prove --verbose --timer tests/cluster
 
 test-heat: test-deps ## the Heat templates by the real Heat engine, in a simulated cloud
 	tests/heat/run
+
+test-heat-boot: deb test-heat ## those stacks with real machines: cloud-init, systemd, Consul; root, some minutes
+	prove --verbose --timer tests/heat/machines
 
 test-vagrant: ## the Vagrantfile as Vagrant understands it; skipped where Vagrant is not installed
 	prove --timer tests/vagrant
