@@ -85,12 +85,13 @@ last=$(sed -n 's/.*"exit_code": \([0-9]*\).*"duration": \([0-9]*\).*/\1 \2/p' "$
 publish running "${last% *}" "${last#* }"
 
 mirror=$(meta mirror_address '')
-if [ -n "$mirror" ]; then
+# `mirror-sync apply` writes apt's sources; elsewhere a node stays at the snapshot of its bootstrap.
+if [ -n "$mirror" ] && [ "$(family)" = debian ]; then
     code=0
     mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
     # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
     case $code in 0) ;; 69) log "warning: the mirror cannot be asked; going on with what is here" ;; *) fail "mirror-sync apply" $code ;; esac
-    [ "$(family)" != debian ] || dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
+    dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
 fi
 
 code=0

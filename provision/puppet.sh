@@ -55,10 +55,10 @@ EOF
 
 # Where this node's packages come from; on the build node the file has the mirror's own sections too.
 mirror=$(meta mirror_address '')
-if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ]; then
+if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ] && [ "$(family)" = debian ]; then
     atomic_write 0644 "$config_dir/mirror.yaml" <<EOF || true
 consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}
-node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(fact role), keyring: $config_dir/site.asc, formats: [$(if [ "$(family)" = el ]; then echo rpm; else echo deb; fi)], update: true}
+node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(fact role), keyring: $config_dir/site.asc, formats: [deb], update: true}
 EOF
 fi
 
