@@ -18,8 +18,8 @@ Examples:
       Take everything from a mirror; the manifest stays as it is
   cloner --lock repos.lock repos.yaml
       Note the commits; with --locked another machine gets exactly these
-  cloner --plan repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
-      Show what would change, with values of the manifest overridden
+  cloner --plan --diff repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
+      Show what would change and by which commits, with values of the manifest overridden
   cloner --on-change /usr/local/bin/kick --metrics /var/lib/node_exporter/cloner.prom repos.yaml
       Have something done when modules changed, and let Prometheus see what failed
   cloner --root /etc/puppetlabs/code --generations 5 --mode export repos.yaml
@@ -149,6 +149,10 @@ pub struct Cli {
     /// Say what would be done and change nothing
     #[arg(long, conflicts_with_all = ["status", "verify", "force", "no_wait"])]
     pub plan: bool,
+
+    /// With --plan: list the commits that updates would bring
+    #[arg(long, requires = "plan")]
+    pub diff: bool,
 
     /// Say what is placed and whether it was changed; no network
     #[arg(long, conflicts_with_all = ["verify", "force", "no_wait", "lock", "purge"])]

@@ -268,6 +268,20 @@ pub(crate) fn fetch_commits(
     Ok(store)
 }
 
+/// Fetches what leads from `old` to `new` into memory, or fails as `large` does if it is too much for that.
+pub(crate) fn fetch_between(
+    session: &Session,
+    old: Oid,
+    new: Oid,
+    large: &dyn Fn() -> Result<Repository, Fault>,
+) -> Result<Repository, Fault> {
+    let question = v2::fetch(&Ask { wants: &[new], haves: &[old], shallow: false });
+    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, large)))? {
+        Some(received) => received,
+        None => Err(Fault::new(Cause::Network, "the server speaks an old protocol and would send all history")),
+    }
+}
+
 /// Fetches by an older version of the protocol, into `store`.
 fn fetch_old(session: &Session, store: &Repository, target: &Target) -> Result<(), Fault> {
     let from = Remote::Session(session);

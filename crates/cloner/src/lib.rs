@@ -22,6 +22,7 @@ pub mod cli;
 mod convert;
 mod credential;
 mod dest;
+mod diff;
 mod error;
 mod fault;
 mod finish;
@@ -56,6 +57,7 @@ mod words;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use toolkit::lock::FileLock;
@@ -72,7 +74,7 @@ use crate::lockfile::Lock;
 use crate::manifest::Repo;
 use crate::place::Site;
 use crate::report::{Line, State};
-use crate::source::Mirror;
+use crate::source::{Mirror, Source};
 use crate::tree::Depth;
 
 /// Runs the tool and returns its exit code.
@@ -261,6 +263,9 @@ fn bring(
         Some((generations, _)) => generations.publish(&setup, entries, results, cli.purge, hook.as_deref_mut(), io),
         None => finish::place(&setup, entries, results, hook.as_deref_mut(), io),
     };
+    if cli.diff {
+        add_logs(&setup, mirror, entries, &mut lines, usize::from(cli.jobs), io);
+    }
     let lock_written = match (&cli.lock, &lock) {
         (Some(path), Some(old)) if !cli.plan && !cli.locked => {
             let repos = entries.iter().zip(resolved).map(|((repo, _), resolved)| (repo, resolved));
@@ -380,6 +385,48 @@ fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize, io: &mut Io) -> V
     });
     progress.end(io);
     results.into_iter().map(|result| result.expect("every repository was worked on")).collect()
+}
+
+/// Asks for the commits that planned updates would bring, `jobs` at a time.
+fn add_logs(
+    setup: &Setup<'_>,
+    mirror: Option<&Mirror>,
+    entries: &[Entry],
+    lines: &mut [Line],
+    jobs: usize,
+    io: &mut Io,
+) {
+    let base = setup.manifest.parent().unwrap_or(Path::new("."));
+    let log = |line: &Line, repo: &Repo| {
+        let (old, new) = line.update()?;
+        let source = Source::parse(&repo.source, base).and_then(|source| match mirror {
+            Some(mirror) => source.mirrored(mirror),
+            None => Ok(source),
+        });
+        let source = source.map_err(|why| Fault::new(Cause::Manifest, why));
+        Some(source.and_then(|source| diff::log(setup.client, &source, old, new, Instant::now() + setup.timeout)))
+    };
+    let work: Vec<(&mut Line, &Entry)> =
+        lines.iter_mut().zip(entries).filter(|(line, _)| line.update().is_some()).collect();
+    let work = Mutex::new(work.into_iter());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some((line, (repo, _))) = { work.lock().unwrap_or_else(PoisonError::into_inner).next() } {
+                    match log(line, repo) {
+                        Some(Ok(log)) => line.log(log),
+                        Some(Err(fault)) => {
+                            let why = format!("{}: no log: {}", repo.name, fault.message);
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+                        }
+                        None => {}
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().for_each(|why| io.warn(why));
 }
 
 /// What a worker says.

@@ -85,6 +85,9 @@ pub(crate) struct Line {
     pub(crate) state: State,
     cause: Option<Cause>,
     message: Option<String>,
+    /// `--diff`: what would come.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    log: Vec<String>,
     #[serde(skip)]
     hint: Option<String>,
 }
@@ -125,6 +128,7 @@ impl Line {
             state,
             cause: None,
             message: None,
+            log: Vec::new(),
             hint: None,
         }
     }
@@ -144,6 +148,16 @@ impl Line {
 
     pub(crate) fn message(self, message: impl Into<String>) -> Self {
         Self { message: Some(message.into()), ..self }
+    }
+
+    /// The commits of an update that is planned.
+    pub(crate) fn update(&self) -> Option<(&str, &str)> {
+        let (old, new) = (self.old.as_deref()?, self.new.as_deref()?);
+        (self.state == State::WouldUpdate && old != new).then_some((old, new))
+    }
+
+    pub(crate) fn log(&mut self, log: Vec<String>) {
+        self.log = log;
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -186,6 +200,9 @@ pub(crate) fn print(io: &mut Io, lines: &[Line], json: bool, listing: bool) -> s
     for line in sorted {
         if listing && !json && line.state != State::Failed {
             io.out(format!("{}\n", toolkit::exit::one_line(&line.text())))?;
+            for commit in &line.log {
+                io.out(format!("    {commit}\n"))?;
+            }
         }
         match (line.state, &line.cause) {
             (State::Failed, Some(cause)) => {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use test_support::git::{Content, GitServer};
 
-use crate::support::{Scratch, binary, one_file, skipped};
+use crate::support::{Scratch, binary, files, one_file, skipped};
 
 /// Two repositories, and a program that appends its stdin to `told` and then does what `more` says.
 fn scene(server: &GitServer, more: &str) -> (Scratch, PathBuf) {
@@ -206,4 +206,61 @@ fn forms_of_other_tools_are_read_and_written() {
     let placed =
         scratch.command(&["--mode", "export", "--json", "--force"]).arg("all.repos").output().expect("it runs");
     crate::support::Ran::from(placed).code(0);
+}
+
+#[test]
+fn a_plan_lists_what_updates_would_bring() {
+    let server = GitServer::start();
+    let (repo, _) = one_file(&server, "0");
+    let scratch = Scratch::new();
+    for source in [server.url("m.git"), repo.path().display().to_string()] {
+        scratch.manifest(&format!("m: {{source: '{source}', dest: m}}\n"));
+        scratch.run(&["--mode", "export"]).code(0);
+        let commits: Vec<String> =
+            (1..4).map(|text| repo.commit("main", &[("file", Content::File(&text.to_string()))])).collect();
+        let before = files(&scratch.root());
+        let plan = scratch.run(&["--mode", "export", "--plan", "--diff", "--json"]).code(0).line("m");
+        let expected: Vec<String> = commits.iter().rev().map(|commit| format!("{} test", &commit[..10])).collect();
+        let mut listed: Vec<String> = serde_json::from_value(plan["log"].clone()).expect("a log");
+        assert_eq!(listed.len(), 3, "{source}: {listed:?}");
+        // They were all made in the same second.
+        listed.sort();
+        assert_eq!(
+            listed,
+            {
+                let mut sorted = expected;
+                sorted.sort();
+                sorted
+            },
+            "{source}"
+        );
+        let text = scratch.run(&["--mode", "export", "--plan", "--diff"]).code(0).out;
+        assert!(text.contains(&format!("\n    {} test\n", &commits[2][..10])), "{text}");
+        assert_eq!(files(&scratch.root()), before, "a plan changes nothing");
+        assert!(scratch.run(&["--mode", "export", "--plan", "--json"]).code(0).line("m")["log"].is_null());
+        // The plan is what then happens.
+        let done = scratch.run(&["--mode", "export", "--json"]).code(0).line("m");
+        assert_eq!((&plan["old"], &plan["new"]), (&done["old"], &done["new"]));
+        for number in 0..30 {
+            repo.commit("main", &[("file", Content::File(&format!("{number} more")))]);
+        }
+        let log = scratch.run(&["--mode", "export", "--plan", "--diff", "--json"]).code(0).line("m")["log"].clone();
+        assert_eq!(log.as_array().map(Vec::len), Some(21));
+        assert_eq!(log[20], "and 10 more");
+        // Somebody has rewritten the history.
+        let other = server.repo("other.git");
+        let fresh = other.commit("main", &[("file", Content::File(&source))]);
+        let status = Command::new("git")
+            .args(["-C", &repo.path().display().to_string(), "fetch", "-q"])
+            .arg(other.path())
+            .arg("+main:main")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .status();
+        assert!(status.expect("git runs").success());
+        let log = scratch.run(&["--mode", "export", "--plan", "--diff", "--json"]).code(0).line("m")["log"].clone();
+        assert_eq!(log[0], format!("{} test", &fresh[..10]));
+        assert!(log[1].as_str().is_some_and(|line| line.ends_with("is not in its history")), "{log}");
+        std::fs::remove_dir_all(other.path()).expect("removed");
+    }
+    scratch.run(&["--diff"]).code(2);
 }
