@@ -258,7 +258,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 fn cross_device(fault: Fault) -> Fault {
     fault.hint(
         "the place and the root must be on one file system that can exchange directories; \
-         a tree in the lower layer of an overlay cannot be exchanged and must be removed first",
+         a tree in the lower layer of an overlay cannot be exchanged and must be removed first (--generations replaces no tree)",
     )
 }
 

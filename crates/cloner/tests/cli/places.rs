@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use test_support::git::{Behaviour, Content, GitServer};
 
-use crate::support::{Ran, Scratch, binary, files, one_file};
+use crate::support::{Ran, Scratch, binary, files, one_file, skipped};
 
 fn scratch_for(server: &GitServer) -> Scratch {
     let scratch = Scratch::new();
@@ -318,4 +318,37 @@ fn a_full_disk_leaves_the_old_tree_and_is_named() {
     }
     let out = String::from_utf8(output.stdout).expect("text");
     assert!(out.contains("code=1") && out.contains("\"cause\":\"disk\"") && out.ends_with('1'), "{out}");
+}
+
+/// The kernel exchanges no directory that lies in a lower layer, as in an image of a container.
+#[test]
+fn a_tree_in_a_lower_layer_stays_whole_and_sets_work_there() {
+    let server = GitServer::start();
+    let (repo, _) = one_file(&server, "1");
+    let scratch = scratch_for(&server);
+    scratch.run(&["--mode", "export"]).code(0);
+    repo.commit("main", &[("file", Content::File("2"))]);
+    let script = format!(
+        "mount -t tmpfs tmpfs {top} || exit 99\nmkdir {top}/upper {top}/work {top}/root\n\
+         mount -t overlay -o lowerdir={lower},upperdir={top}/upper,workdir={top}/work overlay {top}/root || exit 99\n\
+         c='{cloner} --root {top}/root --mode export'\n\
+         $c repos.yaml; echo code=$?; cat {top}/root/m/file; echo\n\
+         $c --generations 2 repos.yaml; echo code=$?; cat {top}/root/current/m/file; echo\n\
+         rm -rf {top}/root/m; $c repos.yaml; echo code=$?; cat {top}/root/m/file; echo\n\
+         $c repos.yaml --m::ref=other; echo code=$?; cat {top}/root/m/file",
+        top = scratch.path("top").display(),
+        lower = scratch.root().display(),
+        cloner = binary().display()
+    );
+    repo.commit("other", &[("file", Content::File("3"))]);
+    std::fs::create_dir(scratch.path("top")).expect("made");
+    let output =
+        std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(scratch.path("")).output();
+    let Ok(output) = output else { return skipped("there is no unshare program") };
+    let ran = Ran::from(output);
+    if matches!(ran.code, 1 | 99) {
+        return skipped(&format!("no overlay: {}", ran.err.trim()));
+    }
+    assert_eq!(ran.out, "code=1\n1\ncode=0\n2\ncode=0\n2\ncode=0\n3", "{}", ran.err);
+    assert!(ran.err.contains("lower layer of an overlay"), "{}", ran.err);
 }
