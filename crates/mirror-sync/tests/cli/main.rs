@@ -3,6 +3,7 @@
 mod apply;
 mod apt;
 mod crash;
+mod flip;
 mod git;
 mod http;
 mod lifecycle;
