@@ -158,9 +158,16 @@ pub enum Action {
         #[arg(long)]
         repair: bool,
     },
+    /// Say how old channels are, how sources work; 1 when a channel is too old or a source failed
+    Status {
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve snapshots, channels and git over HTTP until SIGTERM
     ///
-    /// Read-only: GET and HEAD of /snap and /channel, smart git below /git. Packages need no TLS: clients check
+    /// Read-only: GET and HEAD of /snap and /channel, a page for people, /status.json and /metrics, smart git below
+    /// /git. Packages need no TLS: clients check
     /// signatures.
     Serve {
         /// Address and port

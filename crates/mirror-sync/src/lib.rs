@@ -44,6 +44,7 @@ mod serve;
 mod sign;
 mod snapshot;
 mod state;
+mod status;
 mod store;
 mod sync;
 mod upstream;
@@ -71,33 +72,51 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
     }
     let path = cli.config.clone().unwrap_or_else(|| toolkit::dirs::under_root(Path::new(DEFAULT_CONFIG)));
     let config = Config::load(&path)?;
-    match &cli.action {
+    let done = act(&config, &cli.action, io);
+    let changes = matches!(
+        cli.action,
+        Action::Sync
+            | Action::Snapshot
+            | Action::Promote { .. }
+            | Action::Rollback { .. }
+            | Action::Rollout { .. }
+            | Action::Gc
+    );
+    if changes {
+        status::publish(&config, io);
+    }
+    done
+}
+
+fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
+    match action {
         Action::Keygen { .. } => {}
-        Action::Sync => sync::run(&config, io)?,
+        Action::Sync => sync::run(config, io)?,
         Action::Snapshot => {
-            let id = snapshot::create(&config, io)?;
+            let id = snapshot::create(config, io)?;
             io.out(format!("{id}\n")).map_err(Error::Output)?;
         }
-        Action::List { json } => report::list(&config, *json, io)?,
-        Action::Show { id, json } => report::show(&config, &known(id, exit::NO)?, *json, io)?,
+        Action::List { json } => report::list(config, *json, io)?,
+        Action::Show { id, json } => report::show(config, &known(id, exit::NO)?, *json, io)?,
         Action::Diff { old, new, json } => {
             let (old, new) = (known(old, exit::BAD_INPUT)?, known(new, exit::BAD_INPUT)?);
-            return diff::run(&config, &old, &new, *json, io);
+            return diff::run(config, &old, &new, *json, io);
         }
         Action::Promote { id, whose, reason } => {
             let aim = match whose.scope() {
                 Scope::Channel(_) => Aim::Snapshot(known(id, exit::NO)?),
                 _ => Aim::try_from(id.clone()).map_err(|_| no_snapshot(id, exit::NO))?,
             };
-            channel::promote(&config, &whose.scope(), &aim, reason, io)?;
+            channel::promote(config, &whose.scope(), &aim, reason, io)?;
         }
-        Action::Rollback { whose, reason } => channel::rollback(&config, &whose.scope(), reason, io)?,
-        Action::Unpin { whose, reason } => channel::unpin(&config, &whose.scope(), reason, io)?,
-        Action::Rollout { action } => rolling(&config, action, io)?,
-        Action::Gc => gc::run(&config, io)?,
-        Action::Verify { repair } => verify::run(&config, *repair, io)?,
-        Action::Serve { listen } => serve::run(&config, *listen, io)?,
-        Action::Apply { print } => apply::run(&config, *print, io)?,
+        Action::Rollback { whose, reason } => channel::rollback(config, &whose.scope(), reason, io)?,
+        Action::Unpin { whose, reason } => channel::unpin(config, &whose.scope(), reason, io)?,
+        Action::Rollout { action } => rolling(config, action, io)?,
+        Action::Gc => gc::run(config, io)?,
+        Action::Verify { repair } => verify::run(config, *repair, io)?,
+        Action::Status { json } => return status::run(config, *json, io),
+        Action::Serve { listen } => serve::run(config, *listen, io)?,
+        Action::Apply { print } => apply::run(config, *print, io)?,
     }
     Ok(exit::OK)
 }

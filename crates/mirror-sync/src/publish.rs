@@ -17,6 +17,7 @@ use crate::files;
 use crate::git::Git;
 use crate::manifest::{Git as GitPart, Manifest, Signed, Source};
 use crate::parallel;
+use crate::report;
 use crate::repository;
 use crate::sign::SigningKey;
 use crate::snapshot::Info;
@@ -64,7 +65,10 @@ pub(crate) fn publish(by: &Publisher<'_>, manifest: &Manifest, bytes: &[u8], id:
     replace(&work.join("manifest.json.sig"), &by.key.detached(bytes)?)?;
     sync_tree(&work)?;
     files::make_dir(&store.path(format!("snapshots/{id}")))?;
-    store.write_json(Info::path(id), &Info { v: 1, created: files::now(), signer: by.key.fingerprint() })?;
+    let now = files::now();
+    let holds = manifest.sources.iter().map(report::summary).collect();
+    let info = Info { v: 1, created: now, signer: by.key.fingerprint(), confirmed: now, holds };
+    store.write_json(Info::path(id), &info)?;
     fs::rename(&work, &target).map_err(Error::write(&target))?;
     let parent = store.path("pub/snap");
     toolkit::atomic::sync_dir(&parent).map_err(Error::write(&parent))

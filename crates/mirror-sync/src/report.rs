@@ -26,7 +26,7 @@ fn channels(config: &Config, store: &Store) -> Result<BTreeMap<Digest, Vec<Strin
 }
 
 /// Counts of a source for people.
-fn summary(source: &Source) -> String {
+pub(crate) fn summary(source: &Source) -> String {
     match source {
         Source::Deb(_) | Source::Rpm(_) => {
             let packages = source.packages();

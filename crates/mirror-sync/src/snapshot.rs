@@ -26,6 +26,12 @@ pub(crate) struct Info {
     pub(crate) created: u64,
     /// Fingerprint of the key that signed it.
     pub(crate) signer: String,
+    /// When the sources were last found to hold exactly this.
+    #[serde(default)]
+    pub(crate) confirmed: u64,
+    /// What it holds, in words, by source.
+    #[serde(default)]
+    pub(crate) holds: Vec<String>,
 }
 
 impl Info {
@@ -44,7 +50,7 @@ impl Info {
         let path = store.path(format!("pub/snap/{id}"));
         let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(Error::read(&path))?;
         let created = modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(Self { v: 1, created, signer: String::new() })
+        Ok(Self { v: 1, created, signer: String::new(), confirmed: 0, holds: Vec::new() })
     }
 }
 
@@ -73,6 +79,9 @@ pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
     let manifest = collect(&store, config, io)?;
     let (bytes, id) = manifest.encode()?;
     if store.path(format!("pub/snap/{id}")).is_dir() {
+        let info = Info { confirmed: files::now(), ..Info::load(&store, &id)? };
+        files::make_dir(&store.path(format!("snapshots/{id}")))?;
+        store.write_json(Info::path(&id), &info)?;
         io.note(format_args!("nothing changed since snapshot {id}"));
         return Ok(id);
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/cas/sha256/ab/<64 hex>   blobs, mode 0444, never changed
 //! ROOT/sources/NAME.json        what the last complete sync of a source found
+//! ROOT/outcomes/NAME.json       how the last sync of a source went
 //! ROOT/snapshots/ID/info.json   when and by which key a snapshot was made (not part of its identity)
 //! ROOT/channels/NAME.json       what a channel pointed at before
 //! ROOT/pub/                     what is published; ROOT/git/ bare repositories
@@ -76,9 +77,18 @@ impl Store {
             toolkit::dirs::DirError::Io { path, source } => Error::Write { path, source },
             toolkit::dirs::DirError::Unsafe { path, reason } => Error::Denied { path, message: reason },
         })?;
-        for part in
-            ["cas/sha256", "sources", "snapshots", "channels", "pub/snap", "pub/channel", "git", "tmp", "partial"]
-        {
+        for part in [
+            "cas/sha256",
+            "sources",
+            "outcomes",
+            "snapshots",
+            "channels",
+            "pub/snap",
+            "pub/channel",
+            "git",
+            "tmp",
+            "partial",
+        ] {
             files::make_dir(&self.root.join(part))?;
         }
         let path = self.root.join("gitconfig");
@@ -91,7 +101,7 @@ impl Store {
         for name in files::names_in(&self.root.join("tmp"))? {
             files::remove(&self.root.join("tmp").join(name))?;
         }
-        for part in ["sources", "channels", "pub/channel"] {
+        for part in ["sources", "outcomes", "channels", "pub", "pub/channel"] {
             let directory = self.root.join(part);
             toolkit::atomic::sweep(&directory).map_err(Error::write(&directory))?;
         }

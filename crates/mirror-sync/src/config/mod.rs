@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::value::{duration, size};
+use self::value::{duration, size, some_duration};
 use crate::error::{Error, Result};
 use crate::names;
 
@@ -46,6 +46,11 @@ pub(crate) struct Config {
     /// Time limits and retries of network access.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// Age from which a channel is too old: `status` says so and its exit code with it.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) max_age: Option<Duration>,
+    /// File for Prometheus' text collector.
+    pub(crate) metrics: Option<PathBuf>,
     /// HTTP proxy for upstreams; absent: what `http_proxy`, `https_proxy` and `no_proxy` say.
     pub(crate) proxy: Option<String>,
     /// Where channel pointers live besides the static files.
@@ -224,7 +229,7 @@ impl Config {
     }
 
     fn check(&mut self) -> Result<()> {
-        for (key, path) in [("root", &self.root), ("signing_key", &self.signing_key)] {
+        for (key, path) in [("root", &self.root), ("signing_key", &self.signing_key), ("metrics", &self.metrics)] {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 return Err(self.bad(key, "must be an absolute path"));
             }

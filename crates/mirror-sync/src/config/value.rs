@@ -77,3 +77,8 @@ mod tests {
         }
     }
 }
+
+/// A duration that may be absent.
+pub(super) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Duration>, D::Error> {
+    duration(from).map(Some)
+}

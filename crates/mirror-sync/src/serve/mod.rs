@@ -2,7 +2,7 @@
 //!
 //! One thread a connection, at most [`MAX_CONNECTIONS`]; further clients wait in the listen queue. Every read and
 //! write has a deadline, so a client that stalls costs one thread for a bounded time. Only GET and HEAD below
-//! `ROOT/pub/snap` and `ROOT/pub/channel`, and fetches below `/git`, are answered; nothing else of ROOT can be
+//! `ROOT/pub/snap` and `ROOT/pub/channel`, the status in its three forms, and fetches below `/git`, are answered; nothing else of ROOT can be
 //! reached, and no link is followed. Requests may be pipelined, as apt does.
 //!
 //! On TERM or INT no new request is taken, answers under way get a few seconds, and the exit code is 0.
@@ -44,6 +44,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(60);
 /// How long answers under way may take once the server is told to end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// The page for people.
+const PAGE: &str = "index.html";
 
 const INDEX: &str = "\
 mirror-sync
@@ -194,10 +197,18 @@ impl Server<'_> {
         let status = match request.method {
             Method::Get | Method::Head if request.has_body() => published::plain(stream, request, 400, false)?,
             Method::Get | Method::Head if request.path == "/" => {
-                published::text(stream, request, 200, INDEX, "", keep_alive)?
+                // Before anything was done there is no page yet.
+                if self.published.join(PAGE).is_file() {
+                    published::answer(stream, request, &self.published, PAGE, keep_alive)?
+                } else {
+                    published::text(stream, request, 200, INDEX, "", keep_alive)?
+                }
+            }
+            Method::Get | Method::Head if ["/status.json", "/metrics"].contains(&request.path.as_str()) => {
+                published::answer(stream, request, &self.published, &request.path[1..], keep_alive)?
             }
             Method::Get | Method::Head if ["/snap/", "/channel/"].iter().any(|base| request.path.starts_with(base)) => {
-                published::answer(stream, request, &self.published, keep_alive)?
+                published::answer(stream, request, &self.published, &request.path[1..], keep_alive)?
             }
             Method::Get | Method::Head => published::plain(stream, request, 404, keep_alive)?,
             Method::Post | Method::Other => published::plain(stream, request, 405, keep_alive)?,

@@ -34,6 +34,8 @@ fn content_type(path: &str) -> &'static str {
     let name = path.rsplit('/').next().unwrap_or_default();
     match name.rsplit('.').next().unwrap_or_default() {
         "json" => "application/json",
+        "html" => "text/html; charset=utf-8",
+        "metrics" => "text/plain; version=0.0.4; charset=utf-8",
         "deb" => "application/vnd.debian.binary-package",
         "sig" | "gpg" => "application/pgp-signature",
         "InRelease" | "Release" | "Packages" => "text/plain; charset=utf-8",
@@ -45,8 +47,13 @@ fn content_type(path: &str) -> &'static str {
 ///
 /// # Errors
 /// The client is gone or too slow.
-pub(crate) fn answer(stream: &TcpStream, request: &Request, base: &Path, keep_alive: bool) -> io::Result<u16> {
-    let path = request.path.trim_start_matches('/');
+pub(crate) fn answer(
+    stream: &TcpStream,
+    request: &Request,
+    base: &Path,
+    path: &str,
+    keep_alive: bool,
+) -> io::Result<u16> {
     let file = match open_below(base, path) {
         Ok(file) => file,
         Err(_) => return plain(stream, request, 404, keep_alive),
@@ -60,6 +67,9 @@ pub(crate) fn answer(stream: &TcpStream, request: &Request, base: &Path, keep_al
     let last_modified = files::rfc1123(modified, "GMT");
     let mut more =
         format!("ETag: {etag}\r\nLast-Modified: {last_modified}\r\nCache-Control: {cache}\r\nAccept-Ranges: bytes\r\n");
+    if path.ends_with(".html") {
+        more.push_str("Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n");
+    }
     let head = Head {
         status: 200,
         content_type: content_type(path),

@@ -22,6 +22,7 @@ use crate::fetch::Fetcher;
 use crate::git::{Git, Upstream};
 use crate::parallel;
 use crate::state::{Found, FoundRpm, GitState, State};
+use crate::status;
 use crate::store::Store;
 use crate::upstream::Context;
 
@@ -38,7 +39,7 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let fetcher = Fetcher::with(&config.limits, config.proxy.as_deref(), config.jobs)
         .map_err(|why| Error::config(config.path(), why))?;
     let context = Context { store: &store, config, fetcher: &fetcher, now: crate::files::now() };
-    let mut report = Report { config, failed: Vec::new(), codes: BTreeSet::new() };
+    let mut report = Report { store: &store, config, failed: Vec::new(), codes: BTreeSet::new() };
     // Directories first: selections count on what they hold.
     for source in &config.sources {
         let done = match (source, source.origin()) {
@@ -55,11 +56,12 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     for (name, done) in debs.into_iter().chain(rpms) {
         report.take(&name, done, io)?;
     }
-    report.end(&store)
+    report.end()
 }
 
 /// What became of the sources.
 struct Report<'a> {
+    store: &'a Store,
     config: &'a Config,
     failed: Vec<String>,
     codes: BTreeSet<u8>,
@@ -67,6 +69,10 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn take(&mut self, name: &str, done: Result<String>, io: &mut Io) -> Result<()> {
+        let words = done.as_ref().map(String::as_str).map_err(|error| exit::chain(error));
+        if let Err(error) = status::record(self.store, name, words.as_ref().copied().map_err(String::as_str)) {
+            io.warn(exit::chain(&error));
+        }
         match done {
             Ok(summary) => io.note(format_args!("{name}: {summary}")),
             Err(error @ (Error::Config { .. } | Error::Manifest(_) | Error::Write { .. })) => return Err(error),
@@ -82,11 +88,11 @@ impl Report<'_> {
         Ok(())
     }
 
-    fn end(self, store: &Store) -> Result<()> {
+    fn end(self) -> Result<()> {
         if self.failed.is_empty() {
             // Nothing is waiting to be continued.
-            for name in crate::files::names_in(&store.path("partial"))? {
-                crate::files::remove(&store.path("partial").join(name))?;
+            for name in crate::files::names_in(&self.store.path("partial"))? {
+                crate::files::remove(&self.store.path("partial").join(name))?;
             }
             return Ok(());
         }

@@ -188,3 +188,35 @@ fn a_large_file_reaches_a_client_whole_and_the_end_is_quiet() {
     assert_eq!(server.terminate(), 0);
     assert!(started.elapsed() < Duration::from_secs(4), "an idle connection does not delay the end");
 }
+
+#[test]
+fn the_page_the_status_and_the_figures_are_served() {
+    if !has("dpkg-deb") {
+        return;
+    }
+    let site = Site::new();
+    site.write_config_with(&format!("max_age: 1s\nmetrics: {}\n", site.text("mirror.prom")));
+    site.deb("st-a", "1.0", "");
+    let id = site.snapshot();
+    site.run(&["promote", &id, "--channel", "stable"]).is(0);
+    let server = site.serve();
+    let page = get(&server, "/", "");
+    assert!(page.contains("Content-Type: text/html") && page.contains("Content-Security-Policy"), "{page}");
+    assert!(page.contains(&id[..16]) && page.contains("1 packages"), "{page}");
+    let status: serde_json::Value = serde_json::from_str(body(&get(&server, "/status.json", ""))).expect("JSON");
+    assert_eq!(status["channels"][1]["snapshot"], id.as_str());
+    assert_eq!(status["sources"]["debian"]["well"], true);
+    let figures = get(&server, "/metrics", "");
+    assert!(figures.contains("stacktira_mirror_source_well{source=\"debian\"} 1"), "{figures}");
+    assert_eq!(std::fs::read_to_string(site.path("mirror.prom")).expect("written"), body(&figures));
+
+    // Nothing is synchronised any more: the channel gets old, and a sync that fails is told.
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(site.run(&["status"]).is(1).out.contains("TOO OLD"));
+    site.snapshot();
+    std::fs::rename(site.path("debs"), site.path("gone")).expect("ours");
+    site.run(&["sync"]).is(69);
+    let told = site.run(&["status"]).is(1).out;
+    assert!(told.contains("source debian") && told.contains("FAILED"), "{told}");
+    assert!(get(&server, "/", "").contains("class=\"bad\""));
+}
