@@ -14,8 +14,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::job::Key;
@@ -104,7 +106,7 @@ impl StateDir {
     /// # Errors
     /// A directory that is not safe or cannot be read; one that is missing holds no queue.
     pub fn queues(&self) -> Result<Vec<QueueName>, Error> {
-        if std::fs::symlink_metadata(&self.0).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        if std::fs::symlink_metadata(&self.0).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Ok(Vec::new());
         }
         toolkit::dirs::private(&self.0, 0o700)?;
@@ -154,7 +156,7 @@ impl Places {
     /// The state directory or the queue's is there and not safe.
     pub fn exists(&self) -> Result<bool, Error> {
         for dir in [self.root.path(), &self.dir] {
-            if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
                 return Ok(false);
             }
             toolkit::dirs::private(dir, 0o700)?;
@@ -186,13 +188,26 @@ impl Places {
         self.dir.join("leader.log")
     }
 
-    /// Returns the reason for which the queue is disabled, if it is.
+    /// Returns the reason for which the queue is disabled, if it is. While that cannot be told nothing is to start.
     #[must_use]
     pub fn disabled(&self) -> Option<String> {
-        use std::io::Read;
+        let mut patience = 50;
+        loop {
+            match self.read_disabled() {
+                Ok(reason) => return Some(reason),
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) if patience == 0 => return Some(format!("it cannot be told why: {error}")),
+                // No descriptor, no memory: that passes.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+            patience -= 1;
+        }
+    }
+
+    fn read_disabled(&self) -> std::io::Result<String> {
         let mut text = Vec::new();
-        open_read(&self.dir.join("disabled")).ok()?.take(4096).read_to_end(&mut text).ok()?;
-        Some(String::from_utf8_lossy(&text).trim_end().to_owned())
+        open_read(&self.dir.join("disabled"))?.take(4096).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
     }
 
     /// Disables the queue: kicks are recorded, nothing is started.
@@ -213,7 +228,7 @@ impl Places {
     pub fn enable(&self) -> Result<(), Error> {
         let path = self.dir.join("disabled");
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
             _ => Ok(()),
         }
     }

@@ -25,6 +25,7 @@ use crate::job::Job;
 use crate::lock::QueueLock;
 use crate::metrics;
 use crate::page::Outcome;
+use crate::policy;
 use crate::puppet::{AgentLock, Refused};
 use crate::queue::{Due, Queue};
 use crate::run::{self, Ended, Interrupts, Label, Screen};
@@ -265,7 +266,8 @@ pub(crate) fn run_slot(
         }
         Err(error) => {
             let text = format!("the record of the job cannot be read: {}: {error}", path.display());
-            (cannot(exit::WRAPPER, &text, log.as_ref(), shown, io), None)
+            let ended = cannot(exit::WRAPPER, &text, log.as_ref(), shown, io);
+            (Ended { unfit: !Job::is_damaged(&error), ..ended }, None)
         }
     };
     let outcome = Outcome {
@@ -277,9 +279,14 @@ pub(crate) fn run_slot(
         duration_ms: sys::boot_ms().saturating_sub(started),
     };
     let policy = job.as_ref().map(|job| &job.policy);
-    let retry_in = policy
-        .filter(|policy| policy.retries(ended.status) && !ended.stopped)
-        .map(|policy| policy.pause(slot.failures().saturating_add(1)));
+    let failures = slot.failures().saturating_add(1);
+    let retry_in = match policy {
+        _ if ended.stopped => None,
+        Some(policy) if policy.retries(ended.status) => Some(policy.pause(failures)),
+        // The command is not to blame, and nobody else would come back to it.
+        _ if ended.unfit => Some(policy::own_pause(failures)),
+        _ => None,
+    };
     if let Some(pause) = retry_in {
         io.note(format_args!("run {run} ended with {}; again in {} s", ended.status, pause.as_secs()));
     }
@@ -344,7 +351,7 @@ fn start_and_attend(
         }
         Err(failure) => {
             let (code, text) = not_started(job, &failure);
-            cannot(code, &text, log, shown, io)
+            Ended { unfit: code == exit::WRAPPER, ..cannot(code, &text, log, shown, io) }
         }
     }
 }
@@ -394,7 +401,7 @@ fn keep_agent_out(job: &Job, attendance: Attendance<'_>, io: &mut Io) -> Result<
         }
         if let Some(signal) = interrupts.wait(AGENT_LOOK) {
             let status = run::by_signal(signal);
-            return Err(Ended { status, stopped: true, interrupted: Some(signal) });
+            return Err(Ended { status, stopped: true, unfit: false, interrupted: Some(signal) });
         }
     }
 }
@@ -407,5 +414,5 @@ fn cannot(status: u8, text: &str, log: Option<&RunLog>, shown: bool, io: &mut Io
     if !shown || log.is_none() {
         io.error(text);
     }
-    Ended { status, stopped: false, interrupted: None }
+    Ended { status, stopped: false, unfit: false, interrupted: None }
 }

@@ -190,6 +190,12 @@ impl Policy {
     }
 }
 
+/// Returns the pause before what `ts` itself could not start is tried again, whatever the job's policy: from 1 s to 10 min.
+pub(crate) fn own_pause(failures: u32) -> Duration {
+    let step = Duration::from_secs(1).saturating_mul(1 << failures.saturating_sub(1).min(10));
+    toolkit::backoff::jittered(step.min(Duration::from_secs(600)))
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

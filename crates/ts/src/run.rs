@@ -138,6 +138,8 @@ pub(crate) struct Ended {
     pub(crate) status: u8,
     /// It was asked to end; it is not tried again.
     pub(crate) stopped: bool,
+    /// Want of memory, processes or descriptors kept us from starting it.
+    pub(crate) unfit: bool,
     /// The signal that made us ask.
     pub(crate) interrupted: Option<Signal>,
 }
@@ -321,7 +323,7 @@ pub(crate) fn attend(
         Ok(WaitStatus::Signaled(_, signal, _)) => by_signal(signal),
         _ => exit::WRAPPER,
     };
-    Ended { status, stopped, interrupted }
+    Ended { status, stopped, unfit: false, interrupted }
 }
 
 /// Returns the status of what a signal ended.

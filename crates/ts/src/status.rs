@@ -10,17 +10,28 @@ use crate::page::{Outcome, Running, Slot};
 use crate::queue::{Queue, Ticket};
 use crate::sys;
 
+/// How often a status is read anew because something has changed meanwhile.
+const LOOKS: usize = 100;
+
 /// Returns one queue's status: `running`, `pending`, `retry`, `disabled` and `last`.
 pub(crate) fn status(places: &Places) -> Result<Value, Error> {
     let queue = Queue::look(places.clone())?;
+    let mut looks = LOOKS;
+    loop {
+        let pulse = queue.as_ref().map(|queue| queue.page.pulse());
+        let value = look(places, queue.as_ref());
+        looks -= 1;
+        // Parts from before and after a change would not fit together: a run that has just begun is in neither.
+        if looks == 0 || pulse == queue.as_ref().map(|queue| queue.page.pulse()) {
+            return Ok(value);
+        }
+    }
+}
+
+fn look(places: &Places, queue: Option<&Queue>) -> Value {
     let disabled = places.disabled().map(|reason| json!({ "reason": reason }));
-    let running = queue.as_ref().and_then(|queue| Some((queue, queue.page.running()?)));
-    let last = queue.as_ref().and_then(|queue| {
-        let outcomes = queue.page.jobs().flat_map(|(slot, state)| state.outcomes().into_iter().map(move |o| (slot, o)));
-        let (slot, outcome) = outcomes.max_by_key(|(_, outcome)| outcome.run)?;
-        Some(last(queue, slot, &outcome))
-    });
-    let retry = queue.as_ref().and_then(|queue| {
+    let running = queue.and_then(|queue| queue.page.running());
+    let retry = queue.and_then(|queue| {
         let slots = queue.page.jobs().filter(|(_, slot)| !slot.is_pending());
         let (at, slot) = slots.filter_map(|(index, slot)| Some((slot.retry_at()?, index))).min()?;
         Some(json!({
@@ -29,19 +40,23 @@ pub(crate) fn status(places: &Places) -> Result<Value, Error> {
             "failures": queue.page.slot(slot).failures(),
         }))
     });
-    let pending: u64 = queue
-        .as_ref()
-        .map_or(0, |queue| queue.page.jobs().map(|(index, slot)| waiting(index, slot, queue.page.running())).sum());
-    Ok(json!({
+    let pending: u64 =
+        queue.map_or(0, |queue| queue.page.jobs().map(|(index, slot)| waiting(index, slot, running)).sum());
+    let last = queue.and_then(|queue| {
+        let outcomes = queue.page.jobs().flat_map(|(slot, state)| state.outcomes().into_iter().map(move |o| (slot, o)));
+        let (slot, outcome) = outcomes.max_by_key(|(_, outcome)| outcome.run)?;
+        Some(last(queue, slot, &outcome))
+    });
+    json!({
         "type": "status",
         "v": 1,
         "queue": places.name.as_str(),
-        "running": running.map(|(queue, running)| running_json(queue, running)),
+        "running": queue.zip(running).map(|(queue, running)| running_json(queue, running)),
         "pending": pending,
         "retry": retry,
         "disabled": disabled,
         "last": last,
-    }))
+    })
 }
 
 /// Returns one object per job of a queue.
