@@ -29,8 +29,8 @@ pub(crate) fn kick(queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u64, Err
     Ok(ticket.number(queue.name()))
 }
 
-/// Starts a background leader if something is to be done and nobody leads; where somebody does, sees to it that another
-/// stands by, since we rely on whoever it is.
+/// Starts a background leader if something is to be done and nobody leads; and sees to it that another stands by, since
+/// from then on we rely on whoever leads.
 pub(crate) fn ensure_leader(queue: &mut Queue, io: &mut Io) -> Result<(), Error> {
     loop {
         let Some(lock) = queue.try_lock()? else {
@@ -39,7 +39,10 @@ pub(crate) fn ensure_leader(queue: &mut Queue, io: &mut Io) -> Result<(), Error>
         };
         // An orphan needs a leader too: to bound its log and its time, and to run what follows it.
         if queue.needs_leader() || queue.page.running().is_some() {
-            return hand_over(queue, lock, io);
+            if hand_over(queue, lock, io)? {
+                lead::ensure_heir(queue, io);
+            }
+            break;
         }
         lock.release().map_err(Error::system("unlock the queue"))?;
         if !queue.needs_leader() {
@@ -49,13 +52,13 @@ pub(crate) fn ensure_leader(queue: &mut Queue, io: &mut Io) -> Result<(), Error>
     Ok(())
 }
 
-/// Gives the lock to a background leader, or leads here if none can be started.
-fn hand_over(queue: &mut Queue, lock: QueueLock, io: &mut Io) -> Result<(), Error> {
+/// Gives the lock to a background leader and answers true, or leads here if none can be started.
+fn hand_over(queue: &mut Queue, lock: QueueLock, io: &mut Io) -> Result<bool, Error> {
     match lead::spawn_background(queue, &lock) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(error) => {
             io.warn(format_args!("{}; leading in the foreground", toolkit::exit::chain(&error)));
-            lead::lead(queue, lock, io)
+            lead::lead(queue, lock, io).map(|()| false)
         }
     }
 }

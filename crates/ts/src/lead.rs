@@ -10,7 +10,7 @@
 //!   a kicker that found the lock taken relies on its holder.
 //! - While only a retry, or a run that kicks have put off, is to come the background leader sleeps with the
 //!   lock; any kick wakes it, so nobody waits for the pause.
-//! - While it has something to do an heir stands by, so that its death costs nobody time.
+//! - Whoever relies on a leader sees to it that an heir stands by, so that the leader's death costs nobody time.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -48,27 +48,43 @@ const AGENT_LOOK: Duration = Duration::from_secs(1);
 
 /// Starts a background leader that holds the lock from then on; ours can be dropped.
 pub(crate) fn spawn_background(queue: &Queue, lock: &QueueLock) -> Result<(), Error> {
-    spawn(queue, lock, &["--lead"]).map_err(Error::system("start a background leader"))
+    let handed = lock.handed_over().and_then(|stdin| spawn(queue, stdin, &["--lead"]));
+    handed.map_err(Error::system("start a background leader"))
 }
 
-/// Sees to it that somebody waits to lead in case whoever leads is killed.
+/// Sees to it that somebody waits to lead in case whoever leads is killed. Called by those who rely on a leader.
 ///
 /// The heir is a process that holds a lock of its own (flock on the directory of the runs), so there is one at most,
 /// and that sleeps until it gets the queue's lock: when the leader has left, or was killed. Then it leads, which
-/// means to leave if nothing is to be done. With that, one kill loses nobody time; what two lose, the next call finds.
+/// means to leave if nothing is to be done. With that, the kill of a leader loses nobody time; what two lose, the next
+/// call finds. The leader itself never holds the heir's lock: whoever finds that taken relies on somebody else.
 pub(crate) fn ensure_heir(queue: &Queue, io: &mut Io) {
     let made = QueueLock::try_take(&queue.places.runs()).and_then(|lock| match lock {
-        // What kills one leader after the other is not to be fed for ever.
-        Some(lock) if queue.deaths < DEATHS => spawn(queue, &lock, &["--heir", &(queue.deaths + 1).to_string()]),
-        Some(_) => Err(std::io::Error::other(format!("{DEATHS} leaders have died without a run that ended"))),
+        Some(lock) => spawn(queue, lock.handed_over()?, &["--heir", "1"]),
         None => Ok(()),
     });
+    say_if_alone(queue, made, io);
+}
+
+/// Makes the heir of an heir that has taken over. It takes its lock by itself, or finds that another stands by.
+fn make_next_heir(queue: &Queue, io: &mut Io) {
+    let made = if queue.deaths < DEATHS {
+        let runs = queue.places.runs();
+        QueueLock::offered(&runs).and_then(|stdin| spawn(queue, stdin, &["--heir", &(queue.deaths + 1).to_string()]))
+    } else {
+        // What kills one leader after the other is not to be fed for ever.
+        Err(std::io::Error::other(format!("{DEATHS} leaders have died without a run that ended")))
+    };
+    say_if_alone(queue, made, io);
+}
+
+fn say_if_alone(queue: &Queue, made: std::io::Result<()>, io: &mut Io) {
     if let Err(error) = made {
         io.note(format_args!("nobody stands by for the leader of the queue {}: {error}", queue.name()));
     }
 }
 
-fn spawn(queue: &Queue, lock: &QueueLock, role: &[&str]) -> std::io::Result<()> {
+fn spawn(queue: &Queue, stdin: Stdio, role: &[&str]) -> std::io::Result<()> {
     // The path may be gone after an upgrade; the running image never is.
     let own = std::env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
@@ -77,7 +93,7 @@ fn spawn(queue: &Queue, lock: &QueueLock, role: &[&str]) -> std::io::Result<()> 
     if let Some(choice) = std::env::var_os("TS_SCOPE") {
         command.env("TS_SCOPE", choice);
     }
-    command.stdin(lock.handed_over()?);
+    command.stdin(stdin);
     command.stderr(runlog::leader_log(&queue.places).map_or_else(|_| Stdio::null(), Stdio::from));
     if scope::wanted() {
         // Until the leader has left our unit, our end could be its end.
@@ -91,7 +107,7 @@ fn spawn(queue: &Queue, lock: &QueueLock, role: &[&str]) -> std::io::Result<()> 
 
 /// The life of a background leader.
 pub(crate) fn background(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
-    let lock = given_lock(&queue.places.dir)?;
+    let Some(lock) = given_lock(&queue.places.dir)? else { return Err(not_given()) };
     go_to_background(io)?;
     lead(&mut queue, lock, io)?;
     Ok(exit::OK)
@@ -100,7 +116,8 @@ pub(crate) fn background(mut queue: Queue, io: &mut Io) -> Result<u8, Error> {
 /// The life of an heir: a leader's, once nobody else leads.
 pub(crate) fn heir(mut queue: Queue, deaths: u32, io: &mut Io) -> Result<u8, Error> {
     queue.deaths = deaths;
-    let standing_by = given_lock(&queue.places.runs())?;
+    // Another may stand by already.
+    let Some(standing_by) = given_lock(&queue.places.runs())? else { return Ok(exit::OK) };
     go_to_background(io)?;
     let lock = loop {
         let lock = QueueLock::take(&queue.places.dir).map_err(|source| Error::io("lock", &queue.places.dir, source))?;
@@ -115,14 +132,20 @@ pub(crate) fn heir(mut queue: Queue, deaths: u32, io: &mut Io) -> Result<u8, Err
         std::thread::sleep(ASIDE);
     };
     standing_by.release().map_err(Error::system("make way for another heir"))?;
+    queue.refresh()?;
+    if queue.needs_leader() || queue.page.running().is_some() {
+        make_next_heir(&queue, io);
+    }
     lead(&mut queue, lock, io)?;
     Ok(exit::OK)
 }
 
-fn given_lock(dir: &Path) -> Result<QueueLock, Error> {
-    QueueLock::from_stdin(dir).map_err(|_| {
-        Error::Usage("--lead and --heir are for ts itself: they expect a lock of the queue as their stdin".to_owned())
-    })
+fn given_lock(dir: &Path) -> Result<Option<QueueLock>, Error> {
+    QueueLock::from_stdin(dir).map_err(|_| not_given())
+}
+
+fn not_given() -> Error {
+    Error::Usage("--lead and --heir are for ts itself: they expect a lock of the queue as their stdin".to_owned())
 }
 
 fn go_to_background(io: &mut Io) -> Result<(), Error> {
@@ -152,16 +175,12 @@ fn detach() -> std::io::Result<()> {
 pub(crate) fn lead(queue: &mut Queue, mut lock: QueueLock, io: &mut Io) -> Result<(), Error> {
     loop {
         queue.refresh()?;
-        if queue.needs_leader() || queue.page.running().is_some() {
-            ensure_heir(queue, io);
-        }
         adopt(queue, io);
         let pulse = queue.page.pulse();
         let due = queue.due();
         match due {
             Due::Kicked(slot) | Due::Retry(slot) => {
                 let ended = run_slot(queue, slot, due, None, io)?;
-                queue.deaths = 0;
                 if let Some(signal) = ended.interrupted {
                     io.note(format_args!("ended by {signal}"));
                     return lock.release().map_err(Error::system("unlock the queue"));

@@ -42,8 +42,9 @@ impl QueueLock {
         }
     }
 
-    /// Takes over the lock that was handed to this process as its stdin.
-    pub(crate) fn from_stdin(dir: &Path) -> std::io::Result<QueueLock> {
+    /// Takes over the lock that was handed to this process as its stdin, or takes it, if what was handed is the
+    /// directory alone ([`QueueLock::offered`]); `None` when somebody else has it.
+    pub(crate) fn from_stdin(dir: &Path) -> std::io::Result<Option<QueueLock>> {
         let stdin = std::io::stdin();
         let file = File::from(stdin.as_fd().try_clone_to_owned()?);
         let (ours, queue) = (file.metadata()?, std::fs::metadata(dir)?);
@@ -51,8 +52,9 @@ impl QueueLock {
             return Err(std::io::Error::other("stdin is not the lock of this queue"));
         }
         match file.try_lock() {
-            Ok(()) => Ok(QueueLock(file)),
-            Err(_) => Err(std::io::Error::other("the lock of this queue is not ours")),
+            Ok(()) => Ok(Some(QueueLock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
@@ -66,6 +68,11 @@ impl QueueLock {
     /// Gives the lock up for everybody who shares it.
     pub(crate) fn release(self) -> std::io::Result<()> {
         self.0.unlock()
+    }
+
+    /// Returns the stdin of a process that is to take the lock by itself, if it is free.
+    pub(crate) fn offered(dir: &Path) -> std::io::Result<Stdio> {
+        open(dir).map(Stdio::from)
     }
 
     /// Turns the lock into the stdin of a process that will hold it from then on.

@@ -3,7 +3,7 @@
 use crate::{Env, alive, eventually, kill};
 
 /// Processes of this state directory's queue that stand by or lead.
-fn processes(env: &Env, role: &str) -> Vec<String> {
+pub(crate) fn processes(env: &Env, role: &str) -> Vec<String> {
     let state = format!("TS_DIR={}", env.path("state").display());
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let words = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();

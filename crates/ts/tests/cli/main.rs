@@ -1,5 +1,6 @@
 //! The real `ts`: many processes, one state directory, and everything that can be killed is.
 
+mod chaos;
 mod coalesce;
 mod crash;
 mod heir;
@@ -14,6 +15,7 @@ mod unsafe_state;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -22,7 +24,7 @@ use serde_json::Value;
 pub(crate) struct Env {
     dir: tempfile::TempDir,
     /// Nothing is left that would have to be stopped.
-    idle: std::cell::Cell<bool>,
+    idle: std::sync::atomic::AtomicBool,
 }
 
 /// Returns the `ts` under test: cargo's, or the one in the directory that `STACKTIRA_BINARIES` names.
@@ -53,7 +55,7 @@ impl Env {
 
     /// Says that nothing is left to be stopped at the end.
     pub(crate) fn is_idle(&self) {
-        self.idle.set(true);
+        self.idle.store(true, SeqCst);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -128,7 +130,7 @@ impl Env {
 
 impl Drop for Env {
     fn drop(&mut self) {
-        if self.idle.get() {
+        if self.idle.load(SeqCst) {
             return;
         }
         // Nothing of ours outlives the test: no retry, no child, no leader.

@@ -16,7 +16,7 @@ fn holds(defines: &[&str]) -> bool {
         text
     };
     run(Command::new("spin").arg("-a").args(defines).arg(model));
-    run(Command::new("cc").args(["-O1", "-w", "-DSAFETY", "-o", "pan", "pan.c"]));
+    run(Command::new("cc").args(["-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"]));
     let text = run(Command::new("./pan").arg("-m100000"));
     assert!(text.contains("errors: ") && !text.contains("max search depth too small"), "{text}");
     text.contains("errors: 0")
@@ -31,21 +31,26 @@ fn the_protocol_holds() {
     if !can_check() {
         return skipped("spin or cc is not installed");
     }
-    for defines in [["-DNK=2", "-DNJ=0", "-DNCRASH=1"], ["-DNK=1", "-DNJ=1", "-DNCRASH=1"]] {
-        assert!(holds(&defines), "{defines:?}");
+    for defines in [
+        &["-DNK=1", "-DNJ=0", "-DNCRASH=3"][..],
+        &["-DNK=2", "-DNJ=0", "-DNCRASH=1", "-DNO_HEIRS"],
+        &["-DNK=1", "-DNJ=1", "-DNCRASH=1", "-DNO_HEIRS"],
+    ] {
+        assert!(holds(defines), "{defines:?}");
     }
 }
 
 #[test]
 #[ignore = "takes minutes and gigabytes"]
 fn the_protocol_holds_with_more_participants() {
-    if !can_check() {
-        return skipped("spin or cc is not installed");
-    }
-    for defines in
-        [["-DNK=3", "-DNJ=0", "-DNCRASH=0"], ["-DNK=2", "-DNJ=1", "-DNCRASH=1"], ["-DNK=1", "-DNJ=1", "-DNCRASH=3"]]
-    {
-        assert!(holds(&defines), "{defines:?}");
+    assert!(can_check(), "spin or cc is not installed");
+    for defines in [
+        &["-DNK=1", "-DNJ=1", "-DNCRASH=1"][..],
+        &["-DNK=3", "-DNJ=0", "-DNCRASH=0", "-DNO_HEIRS"],
+        &["-DNK=2", "-DNJ=1", "-DNCRASH=1", "-DNO_HEIRS"],
+        &["-DNK=1", "-DNJ=1", "-DNCRASH=3", "-DNO_HEIRS"],
+    ] {
+        assert!(holds(defines), "{defines:?}");
     }
 }
 
@@ -54,7 +59,16 @@ fn every_seeded_fault_is_found() {
     if !can_check() {
         return skipped("spin or cc is not installed");
     }
-    for fault in ["NO_REREAD", "SAMPLE_LATE", "EXEC_FIRST", "NO_ADOPTION", "JOINER_LEAVES", "CLOSE_BEFORE_START"] {
-        assert!(!holds(&["-DNK=1", "-DNJ=1", "-DNCRASH=1", &format!("-DBUG_{fault}")]), "{fault}");
+    let both = ["-DNK=1", "-DNJ=1", "-DNCRASH=1", "-DNO_HEIRS"].as_slice();
+    let one = ["-DNK=1", "-DNJ=0", "-DNCRASH=1"].as_slice();
+    let two = ["-DNK=2", "-DNJ=0", "-DNCRASH=1"].as_slice();
+    for (participants, faults) in [
+        (both, &["NO_REREAD", "SAMPLE_LATE", "EXEC_FIRST", "NO_ADOPTION", "JOINER_LEAVES", "CLOSE_BEFORE_START"][..]),
+        (one, &["NO_HEIR", "NO_HEIR_OF_FIRST", "HEIR_NO_ADOPTION", "LEADER_MAKES_HEIR"]),
+        (two, &["HEIR_LETS_GO_FIRST"]),
+    ] {
+        for fault in faults {
+            assert!(!holds(&[participants, &[&format!("-DBUG_{fault}")]].concat()), "{fault}");
+        }
     }
 }
