@@ -91,8 +91,9 @@ campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) STACKTIRA_BINARIES=$(abspath $(BINARIES)) \
 		$(CARGO) test --locked -p integration-tests --test tools -- --ignored --nocapture --test-threads 1 campaign_
 
-sweep: test-deps ## ts: a fault at every system call of every participant (minutes)
-	$(CARGO) test --release --locked -p ts --test cli -- --ignored --nocapture a_fault_at_every_system_call
+sweep: test-deps build ## ts: a fault at every system call, a million kicks, hundreds of schedules (half an hour)
+	STACKTIRA_BINARIES=$(abspath $(BINARIES)) $(CARGO) test --locked -p ts --test cli -- --ignored --nocapture --test-threads 1 \
+		a_fault_at_every_system_call a_million_kicks kicks_among_kills_in_hundreds
 
 sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 180 sizes (half an hour)
 	$(CARGO) test --locked -p cloner --test cli -- --ignored --nocapture --test-threads 1 _leave_old_or_new_trees _leaves_old_or_new_trees

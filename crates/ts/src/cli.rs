@@ -39,7 +39,7 @@ Exit status:
   1      -k: nothing runs.
   75     Busy (--if-busy fail), or the queue is disabled (-f, -w).
   124    The run was ended at its time limit.
-  125    ts itself failed, or was called wrongly.
+  125    ts itself failed, or was called wrongly; or the run ended with 0 and its output cannot be shown.
   126    The command, or its working directory, cannot be used.
   127    The command was not found.
   128+n  The run was ended by signal n.

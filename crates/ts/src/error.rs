@@ -83,12 +83,24 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The output of a run cannot be shown.
+    #[error("{}", Error::output_text(*run))]
+    Output {
+        /// The run.
+        run: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The answer cannot be written.
     #[error("cannot write to stdout")]
     Stdout(#[source] std::io::Error),
 }
 
 impl Error {
+    pub(crate) fn output_text(run: u64) -> String {
+        format!("cannot show the whole output of run {run}")
+    }
+
     pub(crate) fn io(verb: &'static str, path: &Path, source: std::io::Error) -> Error {
         Error::Io { verb, path: path.to_owned(), source }
     }
@@ -99,6 +111,10 @@ impl Error {
 
     /// Whether the cause is that nothing can be written: a full or read-only file system.
     pub(crate) fn nothing_can_be_written(&self) -> bool {
+        // That is about who reads us, not about our own files.
+        if matches!(self, Error::Output { .. } | Error::Stdout(_)) {
+            return false;
+        }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<std::io::Error>() {
@@ -126,6 +142,7 @@ impl Failure for Error {
             Error::Dir(toolkit::dirs::DirError::Unsafe { .. }) => {
                 Some("set TS_DIR to a directory that only you can write to".to_owned())
             }
+            Error::Output { run, .. } => Some(format!("it is kept: ts -c {run}, with -Q and the queue's name")),
             Error::Itself { .. } => Some("kick without -f, or use another queue".to_owned()),
             Error::Full { .. } => Some("give other commands a queue of their own with -Q".to_owned()),
             Error::Disabled { queue, .. } => Some(format!("enable it with `ts -Q {queue} --enable`")),

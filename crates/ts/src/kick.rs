@@ -76,8 +76,15 @@ pub(crate) fn foreground(queue: &mut Queue, job: &Job, io: &mut Io) -> Result<u8
     let mut screen = Screen::new();
     match join(queue, ticket, Some(&mut screen), io)? {
         Waited::Covered(outcome) => {
-            screen.finish(&queue.places, outcome.run);
-            Ok(outcome.status)
+            match screen.finish(&queue.places, outcome.run) {
+                // A run that failed has said so by its status already.
+                Err(source) if outcome.status == exit::OK => Err(Error::Output { run: outcome.run, source }),
+                Err(source) => {
+                    io.warn(format_args!("{}: {source}", Error::output_text(outcome.run)));
+                    Ok(outcome.status)
+                }
+                Ok(()) => Ok(outcome.status),
+            }
         }
         Waited::Interrupted(signal) => Ok(run::by_signal(signal)),
     }
@@ -193,13 +200,13 @@ fn lead_once(
 }
 
 /// Shows the output of a run as it grows, until the run has ended.
-pub(crate) fn follow(queue: Option<&Queue>, places: &Places, run: u64) {
+pub(crate) fn follow(queue: Option<&Queue>, places: &Places, run: u64) -> Result<(), Error> {
     let mut screen = Screen::patient();
     let recorded = queue.and_then(|queue| queue.page.recorded()).filter(|running| running.run == run);
     if let Some(process) = recorded.and_then(|running| Process::find(running.pid, running.start)) {
         screen.follow(&process, places, run);
     }
-    screen.finish(places, run);
+    screen.finish(places, run).map_err(|source| Error::Output { run, source })
 }
 
 /// Asks the run that goes on to end, with its whole group; it is not tried again.
@@ -253,6 +260,9 @@ pub(crate) fn degraded(places: &Places, job: &Job, cause: &Error, io: &mut Io) -
         io.error(text);
         status
     });
+    if status == exit::TIMED_OUT {
+        io.warn("the run was ended at its time limit, or with this status by itself");
+    }
     if let Some(queue) = &queue {
         queue.page.rec().clear();
     }

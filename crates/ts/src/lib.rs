@@ -93,8 +93,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
             return Err(Error::NoRun(if run == 0 { "any run".to_owned() } else { format!("run {run}") }));
         }
         let queue = queue.filter(|_| cli.tail.is_some());
-        kick::follow(queue.as_ref(), &places, run);
-        return Ok(exit::OK);
+        return kick::follow(queue.as_ref(), &places, run).map(|()| exit::OK);
     }
     if cli.kill {
         return match Queue::look(places)? {

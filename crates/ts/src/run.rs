@@ -123,12 +123,15 @@ impl Screen {
     }
 
     /// Shows the rest of a run that has ended, as slowly as whoever reads us wants. Not while leading.
-    pub(crate) fn finish(&mut self, places: &Places, run: u64) {
+    ///
+    /// # Errors
+    /// Something could not be shown, now or before, although there is a reader.
+    pub(crate) fn finish(&mut self, places: &Places, run: u64) -> std::io::Result<()> {
         (self.out.patient, self.err.patient) = (true, true);
         self.show(places, run);
-        if let Some(reader) = &mut self.reader {
-            while reader.copy(&mut self.out, &mut self.err) > 0 {}
-        }
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        while reader.copy(&mut self.out, &mut self.err) > 0 {}
+        reader.take_failure().map_or(Ok(()), Err)
     }
 }
 
@@ -265,6 +268,10 @@ pub(crate) fn attend(
         let now = Instant::now();
         if !timed_out && kill_at.is_none() && limit.is_some_and(|limit| now >= limit) {
             timed_out = true;
+            if let (Some(log), Some(ms)) = (log, policy.timeout_ms) {
+                let limit = toolkit::duration::format(Duration::from_millis(ms));
+                log.say(&format!("the time limit of {limit} is over; ending the run"));
+            }
             let _ = killpg(group, Signal::SIGTERM);
             kill_at = Some(now + policy.kill_after());
         }
@@ -307,6 +314,9 @@ pub(crate) fn attend(
     };
     let signaled = matches!(peek, Some(WaitStatus::Signaled(..)));
     let stopped = interrupted.is_some() || page.is_some_and(|page| page.rec().stop_asked());
+    if let Some(log) = log.filter(|_| stopped && interrupted.is_none()) {
+        log.say("the run was stopped by ts -k");
+    }
     // A run that did not end by itself must not leave workers behind; one that did may leave daemons.
     if signaled || timed_out || stopped {
         clear_group(pid, policy.kill_after());

@@ -250,12 +250,14 @@ pub(crate) fn leader_log(places: &Places) -> std::io::Result<File> {
 pub(crate) struct Reader {
     run: u64,
     parts: Vec<(Stream, PathBuf, Option<File>, u64)>,
+    /// Why something is left out, other than that its reader has gone away.
+    failure: Option<std::io::Error>,
 }
 
 impl Reader {
     pub(crate) fn new(places: &Places, run: u64) -> Reader {
         let part = |stream| (stream, path(&places.runs(), run, stream), None, 0);
-        Reader { run, parts: Stream::BOTH.into_iter().map(part).collect() }
+        Reader { run, parts: Stream::BOTH.into_iter().map(part).collect(), failure: None }
     }
 
     pub(crate) fn run(&self) -> u64 {
@@ -271,6 +273,7 @@ impl Reader {
     /// is passed over; a stream whose reader has gone away is left out from then on.
     pub(crate) fn copy(&mut self, out: &mut dyn Sink, err: &mut dyn Sink) -> u64 {
         let mut copied = 0;
+        let failure = &mut self.failure;
         self.parts.retain_mut(|(stream, path, file, at)| {
             if file.is_none() {
                 *file = crate::dir::open_read(path).ok();
@@ -280,9 +283,23 @@ impl Reader {
                 Stream::Out => &mut *out,
                 Stream::Err => &mut *err,
             };
-            copy_part(file, at, sink).map(|count| copied += count).is_ok()
+            match copy_part(file, at, sink) {
+                Ok(count) => copied += count,
+                Err(error) => {
+                    if error.kind() != std::io::ErrorKind::BrokenPipe {
+                        failure.get_or_insert(error);
+                    }
+                    return false;
+                }
+            }
+            true
         });
         copied
+    }
+
+    /// Takes the reason for which something was not handed on.
+    pub(crate) fn take_failure(&mut self) -> Option<std::io::Error> {
+        self.failure.take()
     }
 }
 

@@ -137,3 +137,29 @@ fn a_run_that_would_wait_for_itself_is_told_so() {
     }
     assert_eq!(env.code(&["-f", "sh", "-c", &format!("{ts} true && {ts} -f -Q other true")]), 0);
 }
+
+#[test]
+fn what_cannot_be_shown_is_said() {
+    let env = Env::new();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("there");
+    let run = |args: &[&str]| {
+        let output = env.ts(args).stdout(full()).output().expect("ts runs");
+        (output.status.code().expect("ts is not killed"), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (args, status) in [
+        (&["-f", "echo", "x"][..], 125),
+        (&["-c"], 125),
+        (&["-t"], 125),
+        (&["-s"], 125),
+        (&["-l"], 125),
+        (&["true"], 125),
+        (&["-f", "sh", "-c", "echo x; exit 3"], 3),
+    ] {
+        let (code, text) = run(args);
+        assert_eq!(code, status, "{args:?}: {text}");
+        assert!(text.contains("No space left on device"), "{args:?}: {text}");
+    }
+    let output = env.run(&["-f", "--timeout", "50ms", "sleep", "30"]);
+    assert_eq!(output.status.code(), Some(124));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "ts: the time limit of 50ms is over; ending the run\n");
+}
