@@ -29,6 +29,25 @@ fn against_a_real_consul() {
 }
 
 #[test]
+fn slots_of_a_real_consul() {
+    let Some(consul) = RealConsul::start(&json!({})) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let script = format!("echo + >> '{0}'; sleep 0.3; echo - >> '{0}'", log.display());
+    let arguments = ["-q", "slot", "pool", "--limit", "2", "--timeout", "60s", "--", "sh", "-c", &script];
+    let all: Vec<_> = (0..5).map(|_| command(&consul.url(), &arguments).spawn().unwrap()).collect();
+    for mut one in all {
+        assert_eq!(one.wait().unwrap().code(), Some(0));
+    }
+    let lines = lines(&log);
+    let running = lines.iter().scan(0, |now, line| {
+        *now += if line == "+" { 1 } else { -1 };
+        Some(*now)
+    });
+    assert!(lines.len() == 10 && running.max() == Some(2), "{lines:?}");
+}
+
+#[test]
 #[ignore = "takes most of a minute: Consul grants a session up to twice its TTL"]
 fn a_successor_acts_within_44_seconds_of_a_kill() {
     let Some(consul) = RealConsul::start(&json!({})) else { return };
