@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A cold lookup of one key by hiera-consul, the hiera command and puppet lookup: each round runs all of them, one
 # after the other, so that what else the machine does falls on all alike. Prints the median of each and the
-# ratios; programs that are not installed are left out.
+# ratios; programs that are not installed are left out. Then the HTTP requests of a lookup, what 500 lookups cost in a
+# catalog (hiera-catalog.rb), and a cold lookup and the coprocess' first answer among 10,000 keys.
 #
 #   tests/bench/hiera.sh [ROUNDS]        default 15; puppet lookup runs in every fifth round
 #
@@ -31,7 +32,7 @@ trap finish EXIT
 
 port=$((20000 + RANDOM % 20000))
 cat > "$scratch/agent.json" <<JSON
-{"bind_addr": "127.0.0.1", "disable_update_check": true, "log_level": "err",
+{"bind_addr": "127.0.0.1", "disable_update_check": true, "log_level": "debug",
  "ports": {"http": $port, "dns": -1, "grpc": -1, "serf_lan": $((port + 1)), "serf_wan": $((port + 2)), "server": $((port + 3))},
  "services": [$(for n in $(seq 50); do printf '%s{"name": "s%s", "port": %s, "tags": ["t"]}' "${comma:-}" "$n" "$((8000 + n))"; comma=,; done)]}
 JSON
@@ -103,3 +104,48 @@ for name in "${names[@]}"; do
             printf "%-14s median %8.1f ms  min %8.1f ms  %3d runs  %6.1f times ours\n", name, median / 1000, all[1] / 1000, NR, median / base
         }'
 done
+
+# The requests of a command, as Consul's log has them.
+requests() {
+    local before after
+    before=$(grep -c 'Request finished: method=' "$scratch/agent.log" || true)
+    "$@" > /dev/null
+    after=$(grep -c 'Request finished: method=' "$scratch/agent.log" || true)
+    echo $((after - before))
+}
+echo "HTTP requests of a cold lookup: $(requests ours)"
+
+catalog() { # NUMBER CODE: one real run of Puppet with a hierarchy of hiera-catalog.rb
+    STACKTIRA_BIN=$(dirname "$tool") puppet apply --noop --facts_terminus memory --confdir "$scratch/conf" --vardir "$scratch/var" \
+        --modulepath "$repo/provision/puppet/site-modules" --hiera_config "$scratch/catalog-$1.yaml" -e "$2" 2>&1
+}
+if command -v puppet > /dev/null; then
+    STACKTIRA_BIN=$(dirname "$tool") ruby "$repo/tests/bench/hiera-catalog.rb" "$scratch" "$repo/provision/puppet/site-modules" "$rounds"
+    keys="Integer[1, 500].each |\$n| { lookup(\"module\${n}::some_key\") } Integer[1, 500].each |\$n| { lookup(\"none\${n}\", undef, undef, 0) }"
+    services="Integer[1, 7].each |\$n| { lookup(\"service_hash__t__s\${n}__Address\") lookup(\"s\${n}_ServicePort\") }"
+    for number in 1 3; do
+        echo "HTTP requests of puppet apply, 500 keys and 500 that are nowhere, hierarchy $number: $(requests catalog "$number" "$keys")," \
+            "with 7 services: $(requests catalog "$number" "$keys $services")"
+    done
+fi
+
+for part in $(seq 20); do
+    for n in $(seq $((part * 500 - 499)) $((part * 500))); do
+        printf '{"key": "hiera/common/many%s", "value": "%s"}\n' "$n" 'bWFueSB2YWx1ZXMgb2YgYW4gb3JkaW5hcnkgbGVuZ3Ro'
+    done | paste -sd, | sed 's/^/[/; s/$/]/' | "$consul" kv import - > /dev/null
+done
+for _ in $(seq "$rounds"); do time_of ours >> "$scratch/many.us"; done
+sort -n "$scratch/many.us" | awk '{ all[NR] = $1 } END { printf "10,000 keys: lookup    median %8.1f ms  min %8.1f ms\n", all[int((NR + 1) / 2)] / 1000, all[1] / 1000 }'
+for _ in $(seq "$rounds"); do
+    before=$EPOCHREALTIME
+    coproc serve { exec "$tool" serve; }
+    echo '{"id": 1, "op": "snapshot", "options": {"prefix": "hiera/common/"}}' >&"${serve[1]}"
+    read -r answer <&"${serve[0]}"
+    after=$EPOCHREALTIME
+    # shellcheck disable=SC2154 # set by coproc
+    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk '/VmHWM/ { print $2 }' "/proc/$serve_PID/status") ${#answer}" >> "$scratch/serve.us"
+    eval "exec ${serve[1]}>&-"
+    wait "$serve_PID" 2>/dev/null || true
+done
+sort -n "$scratch/serve.us" | awk '{ all[NR] = $1; if ($2 > most) most = $2; if ($3 < 400000) exit 1 } END {
+    printf "10,000 keys: coprocess median %8.1f ms  min %8.1f ms  most memory %.1f MiB\n", all[int((NR + 1) / 2)] / 1000, all[1] / 1000, most / 1024 }'

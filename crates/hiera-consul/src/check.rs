@@ -339,7 +339,7 @@ impl Checker {
         if !matches!(value, Value::Hash(_)) {
             self.warning(&place, None, "does not hold a hash; it counts as empty".to_owned());
         }
-        if let Ok(Some(node)) = yaml::parse_first(&bytes, &psych::LIMITS) {
+        if let Ok(Some(node)) = yaml::parse_first(&bytes, &psych::limits(bytes.len())) {
             self.node(&place, &node, engine);
         }
         keys_of(&value)
@@ -402,8 +402,8 @@ impl Checker {
 
     /// Looks at the tokens of a string.
     fn text(&mut self, place: &str, line: Option<usize>, text: &str, engine: Option<&Engine>) {
-        if text.trim_start().starts_with("ENC[") {
-            self.warning(place, line, "an eyaml value is not decrypted; it is handed out as it is".to_owned());
+        if Value::from(text).is_encrypted() {
+            self.warning(place, line, "an eyaml value is not decrypted; looking it up is refused".to_owned());
         }
         for token in tokens(text) {
             let (method, key) = match parse(token) {

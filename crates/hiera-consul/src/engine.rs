@@ -521,16 +521,11 @@ impl Engine {
             return Ok(Rc::clone(data));
         }
         let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        if bytes.len() > psych::LIMITS.bytes {
-            return Err(Error::data(format!("larger than {} bytes", psych::LIMITS.bytes)).in_file(path));
+        if bytes.len() > psych::LARGEST {
+            return Err(Error::data(format!("larger than {} bytes", psych::LARGEST)).in_file(path));
         }
         let data = if json {
-            let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Data {
-                message: e.to_string(),
-                file: Some(path.to_owned()),
-                line: Some(e.line()),
-            })?;
-            match Value::from_json(value) {
+            match psych::load_json(&bytes).map_err(|e| e.in_file(path))? {
                 Value::Hash(hash) => hash,
                 other => {
                     return Err(

@@ -22,6 +22,10 @@ pub enum Error {
         line: Option<usize>,
     },
 
+    /// A value that only hiera-eyaml can read.
+    #[error("the value of {0} is encrypted by eyaml, which is not decrypted here")]
+    Encrypted(String),
+
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -99,7 +103,7 @@ impl Failure for Error {
     fn exit_code(&self) -> u8 {
         match self {
             Error::Argument(_) => exit::USAGE,
-            Error::Data { .. } => exit::BAD_INPUT,
+            Error::Data { .. } | Error::Encrypted(_) => exit::BAD_INPUT,
             Error::Read { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied => exit::DENIED,
                 _ => exit::BAD_INPUT,
@@ -113,6 +117,9 @@ impl Failure for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Consul { source, .. } => source.hint(),
+            Error::Encrypted(_) => {
+                Some("ask Puppet with hiera-eyaml, or keep the secret where only the node can read it".to_owned())
+            }
             _ => None,
         }
     }

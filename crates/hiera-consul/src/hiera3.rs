@@ -323,9 +323,7 @@ impl Hiera3 {
         let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let value = match backend {
             Backend::Yaml => psych::load(&bytes).map_err(|e| e.in_file(&path))?,
-            Backend::Json | Backend::Consul => serde_json::from_slice(&bytes)
-                .map(Value::from_json)
-                .map_err(|e| Error::Data { message: e.to_string(), file: Some(path.clone()), line: Some(e.line()) })?,
+            Backend::Json | Backend::Consul => psych::load_json(&bytes).map_err(|e| e.in_file(&path))?,
         };
         let data = match (backend, value) {
             (_, Value::Hash(data)) => data,

@@ -84,6 +84,9 @@ pub(crate) fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, 
 /// Checks the type and renders; done where there is stack for a value as deep as lookups make it.
 fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option<String>, Error> {
     let Some(value) = found? else { return Ok(None) };
+    if value.is_encrypted() {
+        return Err(Error::Encrypted(args.keys.join(", ")));
+    }
     if let Some(expected) = args.value_type.as_ref().filter(|expected| !expected.kind.accepts(&value)) {
         return Err(Error::data(format!(
             "found value has wrong type, expects {}, got {}",

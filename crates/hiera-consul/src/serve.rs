@@ -451,7 +451,11 @@ fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
     let (mut values, mut errors) = (Map::new(), Map::new());
     for (key, bytes) in snapshot.pairs {
         let name = format!("{}{key}", level.prefix);
-        match level.format.value(&name, &bytes).and_then(|value| to_json(&value)) {
+        let value = level.format.value(&name, &bytes).and_then(|value| match value.is_encrypted() {
+            true => Err(Error::Encrypted(format!("Consul key {name}"))),
+            false => to_json(&value),
+        });
+        match value {
             Ok(value) => values.insert(key, value),
             Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
         };

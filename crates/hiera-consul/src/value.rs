@@ -169,6 +169,20 @@ impl FromIterator<(Value, Value)> for Hash {
 }
 
 impl Value {
+    /// Tells whether a string in it is, or holds, a value that hiera-eyaml encrypted: `ENC[METHOD,…]`.
+    pub fn is_encrypted(&self) -> bool {
+        match self {
+            Value::String(text) => text.match_indices("ENC[").any(|(at, start)| {
+                let rest = &text[at + start.len()..];
+                let method = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+                method > 0 && rest[method..].starts_with(',')
+            }),
+            Value::Array(list) => list.iter().any(Value::is_encrypted),
+            Value::Hash(hash) => hash.iter().any(|(_, value)| value.is_encrypted()),
+            _ => false,
+        }
+    }
+
     /// Returns the text of a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -354,6 +368,9 @@ fn push_json_string(out: &mut String, text: &str) {
     out.push_str(&serde_json::Value::String(text.to_owned()).to_string());
 }
 
+/// The longest key that stands on a line with its value.
+const LONGEST_KEY: usize = 500;
+
 fn yaml_block(value: &Value, indent: usize, out: &mut String) {
     let pad = " ".repeat(indent);
     match value {
@@ -382,8 +399,13 @@ fn yaml_block(value: &Value, indent: usize, out: &mut String) {
         Value::Hash(hash) => {
             for (key, item) in hash.iter() {
                 out.push_str(&pad);
-                out.push_str(&yaml_scalar(key));
-                out.push(':');
+                let text = yaml_scalar(key);
+                // Before a colon on the same line a reader takes 1024 characters for a key.
+                if text.len() > LONGEST_KEY {
+                    out.push_str(&format!("? {text}\n{pad}:"));
+                } else {
+                    out.push_str(&format!("{text}:"));
+                }
                 match item {
                     Value::Array(inner) if !inner.is_empty() => {
                         out.push('\n');
@@ -517,6 +539,14 @@ mod tests {
         let text = value.to_yaml();
         let back = crate::psych::load(text.as_bytes()).expect("own YAML parses");
         assert_eq!(back, value, "{text}");
+        let key = |n: usize| Value::String("\u{f}".repeat(n));
+        let list = Value::Array(vec![Value::Int(1)]);
+        for value in [Value::Null, list.clone(), Value::Hash([(key(400), list)].into_iter().collect())] {
+            let value = Value::Hash([(key(100), value.clone()), (key(400), value)].into_iter().collect());
+            let value = Value::Array(vec![Value::Hash([(Value::from("a"), value)].into_iter().collect())]);
+            let text = value.to_yaml();
+            assert_eq!(crate::psych::load(text.as_bytes()).ok().as_ref(), Some(&value), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Files, flags, defaults and what is wrong with them.
 
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use super::Scratch;
 
 #[test]
@@ -199,4 +204,122 @@ fn version_3_files_answer_like_the_hiera_command() {
     scratch.global(&config, &["--merge", "hash", "k"]).failed(65, &["expected Hash"]);
     scratch.write("hiera.yaml", ":backends: [consul]\n");
     scratch.global(&config, &["k"]).failed(65, &["hiera.yaml", "consul"]);
+}
+
+#[test]
+fn what_eyaml_encrypted_is_refused_and_so_is_what_it_gets_into() {
+    let scratch = Scratch::new();
+    let config = scratch.write("hiera.yaml", "version: 5\n");
+    scratch.write(
+        "data/common.yaml",
+        "secret: ENC[PKCS7,MIIBeQ==]\nurl: \"mysql://u:%{lookup('secret')}@h/\"\nlist: [1, {k: 'ENC[GPG,x]'}]\n\
+         plain: ENC[ is how it begins\nother: 'ENC[]'\n",
+    );
+    for key in ["secret", "url", "list", "list.1.k"] {
+        let ran = scratch.global(&config, &[key]);
+        ran.failed(65, &[key, "encrypted by eyaml"]);
+        assert!(ran.err.contains("hint: ") && !ran.err.contains("MIIB"), "{}", ran.err);
+    }
+    scratch.global(&config, &["list.0"]).found("1");
+    scratch.global(&config, &["plain"]).found("\"ENC[ is how it begins\"");
+    scratch.global(&config, &["other"]).found("\"ENC[]\"");
+}
+
+/// Looks up one key and checks what that took.
+fn costs(scratch: &Scratch, config: &Path, name: &str) {
+    let began = Instant::now();
+    let mut command = scratch.command();
+    command.args(["lookup", "--render-as", "json", "--hiera_config"]).arg(config).arg("k");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    // The largest that it ever was, read until it is gone.
+    let mut most = 0_u64;
+    let status = loop {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        most = most.max(peak.unwrap_or(0));
+        if let Some(status) = child.try_wait().expect("it can be waited for") {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(matches!(status.code(), Some(0 | 1 | 65)), "{name}: {status}");
+    // In an optimised build it is a second; this one may be ten times slower, and the machine busy.
+    assert!(began.elapsed() < Duration::from_secs(20), "{name}: {:?}", began.elapsed());
+    let _ = writeln!(std::io::stderr(), "{name}: {:?}, {most} kB, {status}", began.elapsed());
+    assert!(most < 64 << 10, "{name}: {most} kB");
+}
+
+#[test]
+fn any_file_of_a_megabyte_is_read_or_refused_within_64_mb() {
+    let scratch = Scratch::new();
+    let config = scratch.write("hiera.yaml", "version: 5\n");
+    let mut bomb = String::from("l0: &l0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let alias = format!("*l{}, ", level - 1).repeat(10);
+        bomb.push_str(&format!("l{level}: &l{level} [{}]\n", alias.trim_end_matches(", ")));
+    }
+    let mega = 1 << 20;
+    let fill = |unit: &str| unit.repeat(mega / unit.len());
+    let nested = |open: &str, close: &str, n: usize| format!("k: {}{}", open.repeat(n), close.repeat(n));
+    let files: Vec<(&str, Vec<u8>)> = vec![
+        ("alias bomb", bomb.into_bytes()),
+        (
+            "wide alias",
+            format!("a: &a {}\nb: [{}]\n", "y".repeat(mega / 2), fill("*a, ").split_at(mega / 4).0).into_bytes(),
+        ),
+        ("anchors", (0..40_000).map(|n| format!("k{n}: &a{n} [1]\n")).collect::<String>().into_bytes()),
+        (
+            "merges",
+            format!(
+                "a: &a {{{}}}\nk:\n{}",
+                (0..500).map(|n| format!("k{n}: 1, ")).collect::<String>(),
+                "  <<: *a\n".repeat(50_000)
+            )
+            .into_bytes(),
+        ),
+        ("128 deep", nested("[", "]", 128).into_bytes()),
+        ("deep", nested("[", "]", mega / 2 - 8).into_bytes()),
+        ("deep hashes", nested("{a: ", "}", mega / 8).into_bytes()),
+        ("deep blocks", fill("- ").into_bytes()),
+        ("not UTF-8", [&b"k: "[..], &vec![0xff; mega - 8]].concat()),
+        ("late bytes", [fill("a: b\n").as_bytes(), b"\xc3\x28"].concat()),
+        ("NUL", vec![0; mega]),
+        ("one line", fill("x").into_bytes()),
+        ("lists", format!("k: [{}]", fill("1,")).into_bytes()),
+        ("empty lists", format!("k: [{}]", fill("[],")).into_bytes()),
+        ("many keys", (0..90_000).map(|n| format!("k{n}: {n}\n")).collect::<String>().into_bytes()),
+        ("tokens", format!("k: \"{}\"", fill("%{a}")).into_bytes()),
+        ("lookups", format!("k: \"{}\"\nb: x\n", fill("%{lookup('b')}")).into_bytes()),
+        (
+            "growing",
+            (0..24)
+                .map(|n| format!("k{n}: \"%{{lookup('k{}')}}%{{lookup('k{}')}}\"\n", n + 1, n + 1))
+                .collect::<String>()
+                .replace("k0:", "k:")
+                .into_bytes(),
+        ),
+        ("quotes", fill("\"").into_bytes()),
+        ("tags", fill("!!str ").into_bytes()),
+        ("question marks", fill("? ").into_bytes()),
+        ("colons", fill(": ").into_bytes()),
+        ("digits", format!("k: {}", fill("1")).into_bytes()),
+    ];
+    let lists = format!("{{\"k\": [{}1]}}", "1,".repeat(mega / 2 - 8));
+    let strings = format!("{{\"k\": [{}1]}}", "\"\",".repeat(mega / 3 - 8));
+    let deep = format!("{{\"k\": {}{}}}", "[".repeat(mega / 2 - 8), "]".repeat(mega / 2 - 8));
+    for (name, text) in [("JSON lists", &lists), ("JSON strings", &strings), ("JSON deep", &deep)] {
+        scratch.write("json/data/common.json", text);
+        let config = scratch
+            .write("json/hiera.yaml", "version: 5\nhierarchy: [{name: j, data_hash: json_data, path: common.json}]\n");
+        costs(&scratch, &config, name);
+    }
+    for (name, bytes) in &files {
+        let bytes = &bytes[..bytes.len().min(mega)];
+        std::fs::create_dir_all(scratch.path("data")).expect("mkdir");
+        std::fs::write(scratch.path("data/common.yaml"), bytes).expect("write");
+        costs(&scratch, &config, name);
+        std::fs::write(scratch.path("data/common.yaml"), "k: 1\n").expect("write");
+        std::fs::write(scratch.path("bad.yaml"), bytes).expect("write");
+        costs(&scratch, &scratch.path("bad.yaml"), &format!("{name} as hiera.yaml"));
+    }
 }

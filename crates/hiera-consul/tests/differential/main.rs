@@ -151,6 +151,11 @@ fn random_trees_answer_as_puppet_does() {
         *kinds.entry(answer.result.clone()).or_default() += 1;
         // As text, so that the order of a hash counts.
         let text = |value: &Value| serde_json::to_string(value).expect("JSON");
+        if answer.result == "runaway" {
+            // Ours has come to an end, which is all that can be compared.
+            assert!(matches!(result.as_str(), "found" | "error"), "{result}: {err}");
+            continue;
+        }
         let same = result == answer.result && text(&value) == text(&answer.value);
         if !same {
             differing += 1;

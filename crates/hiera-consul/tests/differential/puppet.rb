@@ -2,7 +2,7 @@
 
 # Answers lookups of many small trees by the real Puppet, in one process: reads the jobs from the file
 # ARGV[0], writes one JSON object a line: job, query, result (found, not_found, error), value or message.
-# ARGV[1] is a directory for Puppet's own files. Puppet never forgets an environment, so that some jobs at a
+# What takes 2 GiB is answered as `runaway`. ARGV[1] is a directory for Puppet's own files. Puppet never forgets an environment, so that some jobs at a
 # time are answered by a copy of the process, which ends and takes them with it.
 
 require 'json'
@@ -28,6 +28,8 @@ def answer(query, scope)
   value = Puppet::Pops::Lookup.lookup(query['keys'], nil, default, !default.nil?, merge_of(query), invocation)
   text = JSON.generate(value)
   "\"result\":\"found\",\"value\":#{text}"
+rescue NoMemoryError
+  '"result":"runaway"'
 rescue StandardError, SystemStackError => e
   if e.is_a?(Puppet::DataBinding::LookupError) && e.message.start_with?('Function lookup() did not find a value')
     '"result":"not_found"'
@@ -60,6 +62,10 @@ end
 
 $stdout.sync = true
 JSON.parse(File.read(ARGV[0])).each_slice(25) do |jobs|
-  Process.wait(fork { jobs.each { |job| answer_all(job) } })
+  Process.wait(fork do
+    # Data that names itself twice over and over makes Puppet grow without end.
+    Process.setrlimit(Process::RLIMIT_AS, 2 << 30)
+    jobs.each { |job| answer_all(job) }
+  end)
   exit 1 unless $?.success?
 end
