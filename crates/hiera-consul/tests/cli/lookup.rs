@@ -1,9 +1,8 @@
 //! Files, flags, defaults and what is wrong with them.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Scratch;
 
@@ -227,25 +226,27 @@ fn what_eyaml_encrypted_is_refused_and_so_is_what_it_gets_into() {
 
 /// Looks up one key and checks what that took.
 fn costs(scratch: &Scratch, config: &Path, name: &str) {
-    let began = Instant::now();
     let mut command = scratch.command();
     command.args(["lookup", "--render-as", "json", "--hiera_config"]).arg(config).arg("k");
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
     // The largest that it ever was, read until it is gone.
-    let mut most = 0_u64;
+    let (mut most, mut ticks) = (0_u64, 0_u64);
     let status = loop {
         let text = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
         most = most.max(peak.unwrap_or(0));
+        // User and system, of all threads, in ticks of 10 ms; waiting for a busy machine does not count.
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        let fields: Vec<u64> = text.split_whitespace().skip(13).take(2).filter_map(|n| n.parse().ok()).collect();
+        ticks = ticks.max(fields.iter().sum());
         if let Some(status) = child.try_wait().expect("it can be waited for") {
             break status;
         }
         std::thread::sleep(Duration::from_millis(1));
     };
     assert!(matches!(status.code(), Some(0 | 1 | 65)), "{name}: {status}");
-    // In an optimised build it is a second; this one may be ten times slower, and the machine busy.
-    assert!(began.elapsed() < Duration::from_secs(20), "{name}: {:?}", began.elapsed());
-    let _ = writeln!(std::io::stderr(), "{name}: {:?}, {most} kB, {status}", began.elapsed());
+    // Optimised it is a second; this build is many times slower.
+    assert!(ticks < 1000, "{name}: {ticks} ticks");
     assert!(most < 64 << 10, "{name}: {most} kB");
 }
 
