@@ -1,70 +1,114 @@
 #!/bin/bash
-# What ts costs, beside its peers: medians of interleaved rounds, in one process's time, so that a busy machine is
-# busy for all of them alike. Peers that are not installed are left out.
+# What ts costs, beside its peers, and what it needs under load. Every figure about its speed and size comes from here.
 #
-#   tests/bench/ts.sh [ROUNDS]        (default 200; TS names the binary, default target/release/ts)
+#   tests/bench/ts.sh [ROUNDS]        (default 200; TS names the binary, default target/release/ts, made by `make build`)
 #
-# Each line: what, median and minimum in microseconds, and the ratio to the first line (a bare `true`).
+# Times are medians of interleaved rounds, so that a busy machine is busy for all of them alike; each process is started by
+# posix_spawn and waited for. Each line: what, median and minimum in microseconds, the ratio to a static `true`. Then
+# the ratios that are promised, the size, and 1000 kicks during one run. Peers that are not installed are left out.
 set -euo pipefail
 LC_ALL=C
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
 ts=${TS:-$here/target/release/ts}
 rounds=${1:-200}
-[ -x "$ts" ] || { echo "$0: $ts is not built; hint: cargo build --release -p ts" >&2; exit 69; }
+[ -x "$ts" ] || { echo "$0: $ts is not built; hint: make build, or crates/ts/static.sh target/release/ts" >&2; exit 69; }
 
 # State lives on a tmpfs, as below /run.
 scratch=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
 export TS_DIR=$scratch/state TS_SCOPE=0 TMPDIR=$scratch TS_SOCKET=$scratch/tsp
-true=$(type -P true)
 tsp=$(type -P tsp || true)
-flock=$(type -P flock || true)
 # shellcheck disable=SC2329 # called by the trap
 tidy() {
     touch "$scratch/go"
     "$ts" -Q busy -w >/dev/null 2>&1 || true
+    "$ts" -Q load -w >/dev/null 2>&1 || true
     [ -z "$tsp" ] || "$tsp" -K || true
     rm -rf "$scratch"
 }
 trap tidy EXIT
-
-names=()
-declare -A times
-# round NAME COMMAND...: one timed call.
-round() {
-    local name=$1 began ended
-    shift
-    began=${EPOCHREALTIME/./}
-    "$@" >/dev/null
-    ended=${EPOCHREALTIME/./}
-    [ -n "${times[$name]+set}" ] || names+=("$name")
-    times[$name]+="$((ended - began)) "
-}
+echo 'int main(void) { return 0; }' | cc -O2 -static -x c -o "$scratch/true" -
 
 # The queue `busy` has a run that goes on: what is measured there is a kick, and nothing that it starts.
-"$ts" -Q busy sh -c "until [ -e '$scratch/go' ]; do sleep 0.2; done" >/dev/null
-"$ts" -Q busy "$true" >/dev/null
-if [ -n "$tsp" ]; then
-    "$tsp" -S 1 2>/dev/null || true
-    "$tsp" -n "$true" >/dev/null
-fi
-for ((n = 0; n < rounds; n++)); do
-    round 'true' "$true"
-    round 'ts true, while something runs' "$ts" -Q busy "$true"
-    round 'ts -f true' "$ts" -f "$true"
-    [ -z "$flock" ] || round 'flock -x F true' "$flock" -x "$scratch/lock" "$true"
-    if [ -n "$tsp" ]; then
-        round 'tsp -n true' "$tsp" -n "$true"
-        round 'tsp -fn true' "$tsp" -fn "$true"
-        "$tsp" -C
-    fi
-done
+wait_for_go="until [ -e '$scratch/go' ]; do sleep 0.2; done"
+"$ts" -Q busy sh -c "$wait_for_go" >/dev/null
+"$ts" -Q busy true >/dev/null
+[ -z "$tsp" ] || "$tsp" -n true >/dev/null
 
-base=
-printf '%-32s %10s %10s %8s\n' "$rounds rounds" 'median us' 'minimum us' 'x true'
-for name in "${names[@]}"; do
-    mapfile -t sorted < <(tr ' ' '\n' <<<"${times[$name]}" | grep . | sort -n)
-    median=${sorted[$((${#sorted[@]} / 2))]}
-    base=${base:-$median}
-    printf '%-32s %10d %10d %8s\n' "$name" "$median" "${sorted[0]}" "$((median * 100 / base / 100)).$(printf %02d $((median * 100 / base % 100)))"
+python3 - "$rounds" "$scratch" "$ts" <<'END'
+import os, shutil, statistics, sys, time
+
+rounds, scratch, ts = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+true, flock, tsp = shutil.which('true'), shutil.which('flock'), shutil.which('tsp')
+commands = {
+    'static true': [scratch + '/true'],
+    'true': [true],
+    'ts --version': [ts, '--version'],
+    'ts true, while something runs': [ts, '-Q', 'busy', true],
+    'ts -f true': [ts, '-f', true],
+}
+if flock:
+    commands['flock -x F true'] = [flock, '-x', scratch + '/lock', true]
+if tsp:
+    commands['tsp -n true'] = [tsp, '-n', true]
+    commands['tsp -f true'] = [tsp, '-f', true]
+null = os.open(os.devnull, os.O_RDWR)
+files = [(os.POSIX_SPAWN_DUP2, null, stream) for stream in (0, 1)]
+times = {name: [] for name in commands}
+for turn in range(rounds + 5):
+    for name, command in commands.items():
+        began = time.perf_counter_ns()
+        child = os.posix_spawn(command[0], command, dict(os.environ), file_actions=files)
+        status = os.waitpid(child, 0)[1]
+        took = (time.perf_counter_ns() - began) / 1000
+        if status:
+            sys.exit(f'{name} ends with {os.waitstatus_to_exitcode(status)}')
+        # The first rounds warm the caches.
+        if turn >= 5:
+            times[name].append(took)
+    if tsp:
+        os.waitpid(os.posix_spawn(tsp, [tsp, '-C'], dict(os.environ)), 0)
+
+median = {name: statistics.median(values) for name, values in times.items()}
+print(f'{str(rounds) + " rounds":32} {"median us":>10} {"minimum us":>10} {"x static":>9}')
+for name, values in times.items():
+    print(f'{name:32} {median[name]:10.0f} {min(values):10.0f} {median[name] / median["static true"]:9.2f}')
+print()
+for what, base, most in [
+    ('ts true, while something runs', 'static true', 1.2),
+    ('ts true, while something runs', 'tsp -n true', 0.7),
+    ('ts -f true', 'flock -x F true', 0.9),
+    ('ts -f true', 'tsp -f true', 0.85),
+]:
+    if base in median:
+        ratio = median[what] / median[base]
+        print(f'{what} / {base}: {ratio:.2f} (at most {most}: {"met" if ratio <= most else "not met"})')
+above = (median['ts --version'] - median['static true']) / 1000
+print(f'cold start: {above:.2f} ms above a static true (at most 1: {"met" if above <= 1 else "not met"})')
+size = os.path.getsize(ts)
+print(f'size: {size} bytes (at most 1000000: {"met" if size <= 1000000 else "not met"})')
+END
+
+# 1000 kicks during one run: how many runs, what the slowest caller waited, what stays in memory meanwhile.
+job="echo run >> '$scratch/runs'; $wait_for_go"
+"$ts" -Q load sh -c "$job" >/dev/null
+until [ -s "$scratch/runs" ]; do sleep 0.01; done
+slowest=0
+for ((kick = 0; kick < 1000; kick++)); do
+    began=${EPOCHREALTIME/./}
+    "$ts" -Q load sh -c "$job" >/dev/null
+    took=$((${EPOCHREALTIME/./} - began))
+    [ "$took" -le "$slowest" ] || slowest=$took
 done
+memory=0 processes=0
+for place in /proc/[0-9]*; do
+    # Only ours: leader and heir of this queue in this directory.
+    tr '\0' ' ' 2>/dev/null <"$place/cmdline" | grep -q '^ts --\(lead\|heir [0-9]*\) -Q load ' || continue
+    tr '\0' '\n' 2>/dev/null <"$place/environ" | grep -qxF "TS_DIR=$TS_DIR" || continue
+    memory=$((memory + $(sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "$place/smaps_rollup")))
+    processes=$((processes + 1))
+done
+touch "$scratch/go"
+"$ts" -Q load -w
+echo "1000 kicks during one run: $(wc -l <"$scratch/runs") runs (2), slowest caller $slowest us;" \
+    "$processes processes (leader and heir) with $memory kB PSS (at most 2048)"

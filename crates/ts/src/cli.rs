@@ -140,6 +140,8 @@ pub struct Cli {
     #[arg(long, value_name = "CODES", value_parser = Codes::parse, requires = "command")]
     pub success: Option<Codes>,
     /// Statuses after which the job is run again later, such as 1,4-6,signal (default: none)
+    ///
+    /// What ts itself cannot start, for want of memory, processes or descriptors, is tried again in any case (1 s to 10 min).
     #[arg(long, value_name = "CODES", value_parser = Codes::parse, requires = "command")]
     pub retry: Option<Codes>,
     /// Pauses before that; they double (default: 10s..10m)

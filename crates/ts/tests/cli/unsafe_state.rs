@@ -1,6 +1,7 @@
 //! State directories that cannot be trusted or written.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::{Env, skipped};
@@ -104,4 +105,38 @@ fn on_a_full_disk_a_leader_that_waits_for_a_retry_makes_way() {
     assert_eq!(env.lines("runs").len(), 3, "{text}");
     let status: serde_json::Value = serde_json::from_str(&env.lines("status")[0]).expect("JSON");
     assert_eq!(status["retry"]["failures"], 1, "the retry is still to come: {status}");
+}
+
+#[test]
+fn a_systemd_that_does_not_answer_delays_a_kick_and_keeps_no_run_away() {
+    if !Path::new("/usr/bin/busctl").exists() {
+        return skipped("busctl is not installed");
+    }
+    for (busctl, said) in [("sleep 60", "no answer from systemd in 2 s"), ("exit 1", "busctl: exit status: 1")] {
+        let env = Env::new();
+        let place = env.path("busctl");
+        std::fs::write(&place, format!("#!/bin/sh\n{busctl}\n")).expect("ours");
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).expect("ours");
+        let script = format!(
+            "mount -t tmpfs ts /run && mkdir -p /run/systemd/system && mount --bind {} /usr/bin/busctl || exit 99
+             \"$TS\" -q sh -c 'echo run >> runs'; \"$TS\" -w; cat \"$TS_DIR/default/leader.log\"",
+            place.display()
+        );
+        let start = std::time::Instant::now();
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-euc", &script])
+            .env("TS_DIR", env.path("state"))
+            .env("TS", crate::program())
+            .env_remove("TS_SCOPE")
+            .current_dir(env.work())
+            .output();
+        let Ok(output) = output else { return skipped("unshare is not installed") };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(99) || text.contains("unshare:") {
+            return skipped("mounting is not allowed");
+        }
+        assert!(output.status.success() && text.contains(said), "{text}");
+        assert_eq!(env.lines("runs").len(), 1);
+        assert!(start.elapsed() < std::time::Duration::from_secs(50), "{:?}", start.elapsed());
+    }
 }
