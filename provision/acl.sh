@@ -98,9 +98,10 @@ entitle() {
 
 led() { [ "$(ask "$work/manager" GET acl/token/self)" = 200 ]; }
 retry "${STACKTIRA_WAIT:-60}" led || die 69 "Consul has no leader that knows the management token"
-for name in agent default node operator; do policy "$name"; done
+for name in agent default node sealed hypervisor operator; do policy "$name"; done
 entitle agent cluster agent
 entitle default cluster default
-entitle node cluster node
+entitle node cluster node sealed
+entitle hypervisor hyper node sealed hypervisor
 entitle operator control node operator
 log "policies and tokens are in place"

@@ -17,7 +17,7 @@ choose_role() {
 
 known_role() {
     [ -e "$here/puppet/data/role/$role.yaml" ] ||
-        die 2 "there is no role '$role' (there are: $(find "$here/puppet/data/role" -name '*.yaml' -exec basename {} .yaml \; | sort | tr '\n' ' '))"
+        die 2 "there is no role '$role' (there are: $(find "$here/puppet/data/role" -maxdepth 1 -name '*.yaml' -exec basename {} .yaml \; | sort | tr '\n' ' '))"
 }
 
 # From the mirror; else the package that the metadata names, with its digest; else they are here already.
@@ -83,6 +83,10 @@ lock_facts() {
     [ -z "$vip" ] || fits vip "$vip" '[0-9]{1,3}([.][0-9]{1,3}){3}'
     provider=$(meta provider unknown)
     fits provider "$provider" '[a-z][a-z0-9_-]*'
+    stage=$(meta stage cloud)
+    fits stage "$stage" '[a-z][a-z0-9_-]*'
+    openstack=$(meta openstack zed)
+    fits openstack "$openstack" '[a-z0-9][a-z0-9.]*'
     atomic_write 0644 "$facts" <<END || true
 {
   "role": "$role",
@@ -93,7 +97,9 @@ lock_facts() {
     "external_address": "$outside_address",
     "vip": "$vip",
     "mirror": "$mirror",
-    "provider": "$provider"
+    "provider": "$provider",
+    "stage": "$stage",
+    "openstack": "$openstack"
   }
 }
 END

@@ -15,7 +15,7 @@ import yaml
 TOKEN = 'X-Auth-Token'
 SECRETS = '/etc/stacktira/secrets/'
 # Which of the cluster's secrets a role has.
-HAS = {'infra': {'cluster', 'control', 'management'}, 'control': {'cluster', 'control'}, 'proxy': {'cluster'}, 'hyper': {'cluster'}, 'build': set()}
+HAS = {'infra': {'cluster', 'control', 'hyper', 'management'}, 'control': {'cluster', 'control'}, 'proxy': {'cluster'}, 'hyper': {'cluster', 'hyper'}, 'build': set()}
 
 
 def parts(user_data):

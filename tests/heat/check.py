@@ -194,7 +194,7 @@ MUTATIONS = (
 BOOT_MUTATIONS = (
     ('node.yaml', "permissions: '0600'", "permissions: '0644'", 'has a token and mode 0644'),
     ('node.yaml', "secrets/cluster, permissions: '0600'", "secrets/cluster, permissions: '0640'", 'secret cluster: 40 characters, mode 0640'),
-    ('3role.yaml', "role: hyper\n", "role: hyper\n          secret_management: {get_attr: [secret_management, value]}\n", "has the secrets ['cluster', 'management']"),
+    ('3role.yaml', "role: hyper\n", "role: hyper\n          secret_management: {get_attr: [secret_management, value]}\n", "has the secrets ['cluster', 'hyper', 'management']"),
     ('node.yaml', "config_drive: true", "config_drive: false", 'has no config drive'),
     ('node.yaml', "ssh_pwauth: false", "ssh_pwauth: {}", 'cloud-config: ssh_pwauth'),
     ('3role.yaml', "{protocol: icmp, remote_ip_prefix: {get_param: admin_cidr}}", "{protocol: icmp}", 'lets everybody in'),

@@ -76,12 +76,12 @@ is "and the old one stays" "$(cat "$(agent)")" "$before"
 make="$repo/provision/secrets.sh make $scratch/site"
 # shellcheck disable=SC2086 # words
 ok "secrets are made" $make
-is "three, for their owner" "$(cd "$scratch/site" && stat -c '%n %a %s' -- * | paste -sd,)" "cluster 600 40,control 600 40,management 600 40"
+is "four, for their owner" "$(cd "$scratch/site" && stat -c '%n %a %s' -- * | paste -sd,)" "cluster 600 40,control 600 40,hyper 600 40,management 600 40"
 before=$(cat "$scratch/site"/*)
 # shellcheck disable=SC2086
 ok "again" $make
 is "they are kept" "$(cat "$scratch/site"/*)" "$before"
-for pair in 'infra cluster,control,management' 'control cluster,control' 'proxy cluster' 'build cluster'; do
+for pair in 'infra cluster,control,hyper,management' 'control cluster,control' 'hyper cluster,hyper' 'proxy cluster' 'build cluster'; do
     ok "what ${pair% *} may have" "$repo/provision/secrets.sh" install "$scratch/site" "${pair% *}" "$scratch/for/${pair% *}"
     is "${pair% *}: is no more" "$(find "$scratch/for/${pair% *}" -type f -printf '%f\n' | sort | paste -sd,)" "${pair#* }"
 done
@@ -149,6 +149,11 @@ try() { local name=$1; shift; if at "$@" >/dev/null; then echo "$name yes"; else
     try node-writes-hiera 10.77.0.21 hyper1 kv put hiera/common/x y
     try infra-writes-hiera 10.77.0.31 infra1 kv put hiera/common/x y
     try node-reads-hiera 10.77.0.21 hyper1 kv get hiera/common/x
+    try infra-writes-secrets 10.77.0.31 infra1 kv put stacktira/secret/hyper/x y
+    at 10.77.0.31 infra1 kv put stacktira/secret/control/x y >/dev/null
+    try hyper-reads-its-secret 10.77.0.21 hyper1 kv get stacktira/secret/hyper/x
+    try hyper-reads-others-secret 10.77.0.21 hyper1 kv get stacktira/secret/control/x
+    try hyper-writes-secrets 10.77.0.21 hyper1 kv put stacktira/secret/hyper/x z
     try node-makes-tokens 10.77.0.21 hyper1 acl token list
     try infra-makes-tokens 10.77.0.31 infra1 acl token list
 } >"$NODES/rights"
@@ -165,8 +170,8 @@ ok "real agents, and acl.sh on three servers at the same time" env CONSUL="$cons
 is "acl.sh ends well on each" "$(paste -sd' ' "$scratch/nodes/codes")" "0 0 0"
 is "four members over TLS and encrypted gossip" "$(paste -sd, "$scratch/nodes/members")" "hyper1 alive,infra1 alive,infra2 alive,infra3 alive"
 ok "a service that an agent's file defines is registered" grep -qx web "$scratch/nodes/services"
-is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,node-makes-tokens no,infra-makes-tokens no"
-is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1"
+is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,infra-writes-secrets yes,hyper-reads-its-secret yes,hyper-reads-others-secret no,hyper-writes-secrets no,node-makes-tokens no,infra-makes-tokens no"
+is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1 1"
 is "acl.sh again changes nothing" "$(cat "$scratch/nodes/tokens.again")" "$(cat "$scratch/nodes/tokens")"
 is "who has not the key is no member" "$(cat "$scratch/nodes/strangers")" 0
 [ "$tap_failed" = 0 ] || for log in "$scratch/nodes"/*/log "$scratch/nodes/acl"; do tail -n 5 "$log" | sed "s|^|# ${log##*nodes/}: |"; done
