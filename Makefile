@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-heat test-heat-boot test-vagrant conformance bench campaign sweep sweep-cloner lint clean
+	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench campaign sweep sweep-cloner lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,8 +37,8 @@ install: man ## install below DESTDIR/PREFIX
 	install -m 755 $(addprefix $(BINARIES)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(addprefix target/man/,$(addsuffix .1,$(TOOLS))) $(DESTDIR)$(PREFIX)/share/man/man1
 
-up: deb ## bring up the seven nodes of the local environment
-	@$(LOCAL) up
+up: deb ## bring up the seven nodes of the local environment; STAGE=cluster, identity or cloud
+	@$(if $(STAGE),STK_LOCAL_STAGE=$(STAGE)) $(LOCAL) up
 
 down: ## remove the local environment; the image and the fetched packages stay
 	@$(LOCAL) destroy
@@ -69,6 +69,9 @@ test-provision: build ## the scripts of provision/ in a scratch root
 
 test-cluster: deb ## the local environment for real
 	prove --verbose --timer tests/cluster
+
+test-showcase: deb ## OpenStack for real, until a server answers, and again after faults (a quarter of an hour, 5 GB of memory)
+	prove --verbose --timer tests/showcase
 
 test-heat: test-deps ## the Heat templates by the real Heat engine, in a simulated cloud
 	tests/heat/run

@@ -112,9 +112,10 @@ code=0
 election=$(hiera-consul lookup --render-as s stacktira::elect) || code=$?
 case $code in
     0) consul-elect once "$election" >/dev/null || fail "consul-elect once $election" $? ;;
-    1) ;;
+    1) election= ;;
     *) fail "hiera-consul lookup stacktira::elect" $code ;;
 esac
+"$here/share-secrets.sh" "$election" || fail "making or waiting for the secrets" $?
 
 # Where Hiera caps how many nodes run at once, Puppet waits for a slot. A slot that is lost does not cut Puppet off.
 code=0
@@ -131,7 +132,13 @@ code=0
     --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \
     --logdest console "$environment/manifests/site.pp" || code=$?
 case $code in 124 | 125 | 126 | 127) fail "waiting for a slot, or starting Puppet," $code ;; esac
-case $code in 0 | 2) finished=converged ;; *) finished=failed ;; esac
+case $code in
+    0 | 2)
+        finished=converged
+        : >"$state_dir/converged"
+        ;;
+    *) finished=failed ;;
+esac
 publish $finished "$code" $(($(date +%s) - began))
 remember "$code"
 exit "$code"

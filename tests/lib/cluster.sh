@@ -2,6 +2,8 @@
 # What the tests of the local environment ask it. Needs `repo`; sets `stk`, `other`.
 
 export STK_LOCAL_PREFIX=${STK_TEST_PREFIX:-stkt}
+# Up to Keystone, unless the test is of the whole cloud.
+export STK_LOCAL_STAGE=${STK_TEST_STAGE:-identity}
 unset STACKTIRA_CONSUL
 # shellcheck disable=SC2154 # the test sets it
 stk=$repo/provision/local/stk-local
@@ -137,4 +139,10 @@ cleanup() {
     "$stk" destroy >/dev/null 2>&1 || true
     STK_LOCAL_PREFIX=$other "$stk" destroy >/dev/null 2>&1 || true
     exit $code
+}
+
+# Settings of this machine's kernel that no node may change; those that count or belong to a namespace are left out.
+sysctls() {
+    sysctl -a 2>/dev/null | grep -E '^(kernel|vm|fs|net\.core|net\.ipv4\.(ip_forward|conf\.(all|default)))\.?' |
+        grep -vE 'random|inode-|dentry|file-nr|pty\.nr|ns_last_pid|seccomp|sched_domain|nr_|stat|cap_last|max_lock|boot_id|uuid|poolsize|entropy|drop_caches|numa_stat' | sort
 }

@@ -11,10 +11,12 @@ cluster_prepare() {
     modules_ensure "$pool" >"$state/git.new"
     mv "$state/git.new" "$state/git"
     pool_assemble "$pool"
+    [ "$stage" != cloud ] || image_ensure "$pool" >"$state/guest"
     if [ ! -e "$state/site.asc" ]; then
         rm -f "$state/site.sec.asc"
         "$tools/mirror-sync" keygen --out "$state/site.sec.asc" --public "$state/site.asc"
     fi
+    "$repo/provision/secrets.sh" make "$state/secrets"
     printf '%s\n' "$box" >"$state/box"
 }
 
@@ -41,7 +43,11 @@ cluster_up() {
     mkdir -p "$cache"
     exec 9>"$base/$prefix.lock"
     flock -n 9 || die 75 "another command is bringing the cluster '$prefix' up"
+    if [ -e "$state/stage" ] && [ "$(cat "$state/stage")" != "$stage" ]; then
+        die 1 "the cluster '$prefix' was made for the stage $(cat "$state/stage"), not $stage; next: stk-local destroy, or STK_LOCAL_STAGE=$(cat "$state/stage")"
+    fi
     cluster_prepare
+    printf '%s\n' "$stage" >"$state/stage"
     network_switch
     for node in $nodes; do
         network_node "$node"
@@ -93,7 +99,7 @@ cluster_last() {
 }
 
 cluster_wait() {
-    local nodes=$1 node role asked
+    local nodes=$1 node role asked control
     for node in $nodes; do
         [ "$(role_of "$node")" != build ] || {
             wait_until 180 has_file "$node" /var/lib/stacktira/mirror.ready || cluster_failed "$node" "the mirror is not served after 180 s"
@@ -122,12 +128,23 @@ cluster_wait() {
         [ $SECONDS -lt $end ] || cluster_failed "${waiting%% *}" "no run has succeeded after 1200 s (waiting for: $waiting)"
         sleep 0.5
     done
+    [ "$stage" != cluster ] || { lap "up: $nodes"; return 0; }
     for role in control proxy hyper; do
         node=$(nodes_of_role "$role" | sed -n 1p)
         case " $nodes " in *" $node "*) ;; *) lap "up: $nodes"; return 0 ;; esac
     done
     wait_until 180 cluster_token || cluster_failed "$(nodes_of_role control | sed -n 1p)" "no token was issued through the proxy after 180 s"
     lap "up: Keystone issued a token through $vip:5000, asked from $token_asker: $token_answer"
+    [ "$stage" = cloud ] || return 0
+    control=$(nodes_of_role control | sed -n 1p)
+    wait_until 300 cluster_has_hypervisor "$control" || cluster_failed "$token_asker" "no hypervisor and network agents are up after 300 s"
+    lap "up: $token_asker is a hypervisor; next: stk-local exec $control bash /vagrant/tests/simplenova.sh"
+}
+
+# Whether Nova and Neutron have what a server needs: a hypervisor, and an agent for its addresses.
+cluster_has_hypervisor() {
+    machine_exec "$1" sh -c '. /root/openrc && openstack hypervisor list -f value -c State && openstack network agent list -f value -c Binary' 2>/dev/null |
+        awk '$1 == "up" || $1 == "neutron-dhcp-agent" { found[$1] = 1 } END { exit !(found["up"] && found["neutron-dhcp-agent"]) }'
 }
 
 # Asks from the hypervisor, through the proxy, for a token of the administrator. The password goes by stdin.

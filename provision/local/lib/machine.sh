@@ -35,6 +35,10 @@ machine_seed() {
         mkdir -p "$root/srv/debs" "$root/srv/extra" "$root/srv/git"
         install -m 600 "$state/site.sec.asc" "$root/etc/stacktira/site.sec.asc"
     fi
+    # Packages must not start services that nobody has configured yet: not before the first run that succeeded.
+    printf '#!/bin/sh\n[ -e /var/lib/stacktira/converged ] || exit 101\n' >"$root/usr/sbin/policy-rc.d"
+    chmod 755 "$root/usr/sbin/policy-rc.d"
+    "$repo/provision/secrets.sh" install "$state/secrets" "$(role_of "$node")" "$root/etc/stacktira/secrets"
     install -m 644 "$repo/provision/systemd/stacktira-bootstrap.service" "$root/etc/systemd/system/"
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sf ../stacktira-bootstrap.service "$root/etc/systemd/system/multi-user.target.wants/"
@@ -53,6 +57,8 @@ machine_metadata() {
   "meta": {
     "role": "$(role_of "$node")",
     "provider": "local",
+    "stage": "$stage",
+    "openstack": "zed",
     "provisioner": "puppet",
     "domain": "$domain",
     "internal_interface": "enp0s8",
@@ -126,6 +132,9 @@ machine_boot() {
         options+=("--bind-ro=$state/debs:/srv/debs" "--bind-ro=$(cat "$state/git"):/srv/git")
         [ -z "${STK_LOCAL_EXTRA_DEBS:-}" ] || options+=("--bind-ro=$(readlink -f "$STK_LOCAL_EXTRA_DEBS"):/srv/extra")
     fi
+    if [ "$(role_of "$node")" = control ] && [ -s "$state/guest" ]; then
+        options+=("--bind-ro=$(cat "$state/guest"):/srv/guest")
+    fi
     # `script` gives the console that systemd-nspawn wants; it runs the launcher, so nothing is quoted twice.
     {
         printf '#!/bin/sh\nexec nsenter --net=/run/netns/%s env SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn' "$prefix-$node"
@@ -182,15 +191,16 @@ machine_kill_leftovers() {
 }
 
 machine_exec() {
-    local node=$1 pid
+    local node=$1 pid token=
     shift
+    [ ! -e "$state/$node/root/etc/stacktira/consul.token" ] || token=CONSUL_HTTP_TOKEN_FILE=/etc/stacktira/consul.token
     pid=$(machine_pid "$node") || die 1 "$node is not running; next: stk-local up $node"
     (
         machine_join_cgroups "$node"
         exec nsenter --target "$pid" --all --root --wdns=/ -- /usr/bin/env -i \
             PATH=/opt/stacktira/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" DEBIAN_FRONTEND=noninteractive \
-            CONSUL_HTTP_ADDR=127.0.0.1:8500 "$@" 9>&-
+            CONSUL_HTTP_ADDR=127.0.0.1:8500 ${token:+"$token"} "$@" 9>&-
     )
 }
 

@@ -1,14 +1,21 @@
 # shellcheck shell=bash
 # The packages that become the build node's mirror: fetched by apt itself, relative to the image.
 
-pool_packages() { sed -e 's/#.*//' -e 's/^consul-deps://' -e '/^[[:space:]]*$/d' "$here/packages.list"; }
+# Those of this stage and of the stages before it.
+pool_packages() {
+    sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$here/packages.list" |
+        awk -v stage="$stage" '/^\[/ { if (last) exit; last = ($0 == "[" stage "]"); next } { print }'
+}
 
 # Debian's Puppet modules are fetched as packages and served as git repositories.
 pool_modules() {
-    printf 'puppet-module-%s\n' keystone openstacklib oslo puppetlabs-stdlib puppetlabs-inifile puppetlabs-mysql \
+    printf 'puppet-module-%s\n' glance keystone neutron nova openstacklib oslo placement vswitch puppetlabs-stdlib puppetlabs-inifile puppetlabs-mysql \
         puppetlabs-concat puppetlabs-haproxy puppetlabs-apache puppetlabs-translate nanliu-staging \
         puppetlabs-apt puppetlabs-postgresql puppetlabs-rabbitmq
 }
+
+# What the test guest is made of, where there is a cloud to test.
+pool_guest() { [ "$stage" != cloud ] || image_packages; }
 
 pool_path() {
     local key
@@ -17,6 +24,7 @@ pool_path() {
             basename "$1"
             pool_packages
             pool_modules
+            pool_guest
         } | digest_of
     )
     printf '%s/pool-%s\n' "$cache" "$key"
@@ -33,12 +41,12 @@ pool_ensure() {
 pool_fetch() {
     local box=$1 pool=$2
     [ ! -e "$pool/complete" ] || return 0
-    mkdir -p "$pool/debs/partial" "$pool/modules"
+    mkdir -p "$pool/debs/partial" "$pool/modules" "$pool/guest"
     local work
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     mkdir "$work/up" "$work/work" "$work/root"
     # A namespace of its own: whatever happens, no mount is left.
-    if ! pool_packages >"$work/packages" || ! pool_modules >"$work/modules" ||
+    if ! pool_packages >"$work/packages" || ! pool_modules >"$work/modules" || ! pool_guest >"$work/guest" ||
         ! unshare --mount --propagation private bash -euc '
             box=$1 work=$2 pool=$3 settings=$4
             mount -t overlay stk-fetch -o "lowerdir=$box,upperdir=$work/up,workdir=$work/work" "$work/root"
@@ -46,13 +54,19 @@ pool_fetch() {
             cat /etc/resolv.conf >"$root/etc/resolv.conf" 2>/dev/null || true
             cat /etc/hosts >"$root/etc/hosts" 2>/dev/null || true
             cp "$settings" "$root/etc/apt/apt.conf.d/90stacktira"
-            mkdir -p "$root/srv/debs" "$root/srv/modules"
+            mkdir -p "$root/srv/debs" "$root/srv/modules" "$root/srv/guest"
             mount --bind "$pool/debs" "$root/srv/debs"
             mount --bind "$pool/modules" "$root/srv/modules"
+            mount --bind "$pool/guest" "$root/srv/guest"
             options="-q -o APT::Sandbox::User=root -o APT::Install-Recommends=false -o Dir::Cache::archives=/srv/debs"
             chroot "$root" apt-get $options update
             chroot "$root" apt-get $options -y --download-only install $(cat "$work/packages")
             chroot "$root" env --chdir=/srv/modules apt-get $options download $(cat "$work/modules")
+            for package in $(cat "$work/guest"); do
+                # A kernel comes by the package that always depends on the newest.
+                real=$(chroot "$root" apt-cache depends --important "$package" | sed -n "s/^ *Depends: \(linux-image-.*\)/\1/p" | sed -n 1p)
+                chroot "$root" env --chdir=/srv/guest apt-get $options download "${real:-$package}"
+            done
         ' fetch "$box" "$work" "$pool" "$cache/apt.conf" >"$cache/pool.log" 2>&1; then
         tail -n 5 "$cache/pool.log" >&2
         rm -rf --one-file-system "$work"

@@ -11,4 +11,10 @@ class stacktira (
     path        => ['/usr/local/bin', '/usr/bin', '/bin'],
     refreshonly => true,
   }
+  file { '/etc/stacktira/services':
+    ensure => directory,
+    owner  => 'root',
+    group  => 'root',
+    mode   => '0755',
+  }
 }

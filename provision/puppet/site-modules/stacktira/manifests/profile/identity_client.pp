@@ -10,8 +10,8 @@ class stacktira::profile::identity_client (
   String $region = 'RegionOne',
   Integer $wait = 240,
 ) {
-  # Read as it is now: what Hiera knows was read when the compilation began.
-  $identity_url = stacktira::wait_for('hiera/common/stacktira::identity_url', $wait)
+  # Read as it is now, and waited for.
+  $identity_url = stacktira::wait_for('stacktira/identity/url', $wait)
   $clouds = {
     'clouds' => {
       $cloud => {

@@ -1,49 +1,31 @@
 # @summary Identity: Keystone behind the proxies.
 #
-# The node that is elected for the role makes the database, the first users and the endpoints, and publishes
-# where identity is found. Another node of the role is refused: what it would have to share is secret.
+# The elected node makes the database, the first users and the endpoints, and publishes where identity is
+# found; every control node has the same keys and serves.
 #
-# @param region name of the region
+# @param identity_key where the URL is published
 class stacktira::profile::keystone (
-  String $region = 'RegionOne',
+  Pattern[/\Astacktira\//] $identity_key = 'stacktira/identity/url',
 ) {
-  include stacktira
+  include stacktira::openstack
+  include stacktira::openstack::control
 
-  $node = $facts['networking']['hostname']
-  $leader = stacktira::leader('control')
-  $endpoint = "http://${stacktira::vip}:5000"
-  $database_password = stacktira::secret('keystone_database')
-  $admin_password = stacktira::secret('keystone_admin')
+  $primary = $stacktira::openstack::primary
+  $endpoint = stacktira::openstack::endpoint(5000)
+  $admin_password = lookup('admin_password')
 
-  if $leader != $node {
-    fail("${leader} is elected for the role control; a second control node needs keys and passwords that are not shared yet")
+  if $primary {
+    class { 'keystone::db::mysql': * => stacktira::openstack::database('keystone') }
   }
-
-  class { 'keystone::db::mysql':
-    password      => $database_password,
-    host          => $stacktira::address,
-    allowed_hosts => [regsubst($stacktira::address, '\.[0-9]+\z', '.%')],
-    # The server's own name for it: with any other the resource would change the database in each run.
-    charset       => 'utf8mb3',
-    collate       => 'utf8mb3_general_ci',
-  }
-  class { 'keystone::db':
-    database_connection => "mysql+pymysql://keystone:${database_password}@${stacktira::address}/keystone",
-  }
-  class { 'keystone':
-    sync_db                      => true,
-    enable_fernet_setup          => true,
-    enable_credential_setup      => true,
-    enable_proxy_headers_parsing => true,
-  }
+  class { 'keystone::db': database_connection => stacktira::openstack::database_url('keystone') }
+  class { 'keystone': sync_db => $primary }
   include keystone::wsgi::uwsgi
-  ensure_packages(['python3-pymysql'])
   Package['python3-pymysql'] -> Anchor['keystone::dbsync::begin']
 
   class { 'keystone::bootstrap':
-    bootstrap    => true,
+    bootstrap    => $stacktira::openstack::control::configure,
     password     => $admin_password,
-    region       => $region,
+    region       => $stacktira::openstack::region,
     admin_url    => $endpoint,
     public_url   => $endpoint,
     internal_url => $endpoint,
@@ -66,7 +48,7 @@ class stacktira::profile::keystone (
     'OS_PROJECT_NAME'         => 'admin',
     'OS_USER_DOMAIN_NAME'     => 'Default',
     'OS_PROJECT_DOMAIN_NAME'  => 'Default',
-    'OS_REGION_NAME'          => $region,
+    'OS_REGION_NAME'          => $stacktira::openstack::region,
     'OS_IDENTITY_API_VERSION' => '3',
   }
   $lines = $openrc.map |$name, $value| { "export ${name}=${value}\n" }
@@ -79,8 +61,10 @@ class stacktira::profile::keystone (
     show_diff => false,
   }
 
-  stacktira_kv { 'hiera/common/stacktira::identity_url':
-    value   => "${endpoint}/v3",
-    require => Class['keystone::bootstrap'],
+  if $primary {
+    stacktira_kv { $identity_key:
+      value   => "${endpoint}/v3",
+      require => Class['keystone::bootstrap'],
+    }
   }
 }

@@ -6,9 +6,9 @@
 class stacktira::profile::mariadb (
   Hash $options = {},
 ) {
-  include stacktira
+  include stacktira::openstack
 
-  if stacktira::leader('control') == $facts['networking']['hostname'] {
+  if $stacktira::openstack::primary {
     class { 'mysql::server':
       package_name            => 'mariadb-server',
       service_name            => 'mariadb',

@@ -4,7 +4,7 @@ Puppet::Type.newtype(:stacktira_kv) do
   @doc = <<~DOC
     Publishes a value under a key of Consul, for other nodes to look up or to wait for.
 
-        stacktira_kv { 'hiera/common/stacktira::identity_url':
+        stacktira_kv { 'stacktira/identity/url':
           value => 'http://192.0.2.1:5000/v3',
         }
   DOC

@@ -8,7 +8,7 @@ require_relative '../../../puppet_x/stacktira/coprocess'
 # goes on without the value.
 #
 # @example
-#   $url = stacktira::wait_for('hiera/common/stacktira::identity_url', 240)
+#   $url = stacktira::wait_for('stacktira/identity/url', 240)
 #   stacktira::wait_for('service:mysql', 60)
 Puppet::Functions.create_function(:'stacktira::wait_for') do
   # @param target A key, or `service:NAME`.

@@ -1,0 +1,44 @@
+# @summary The control plane of servers: Nova's interfaces behind the proxies, conductor and scheduler.
+class stacktira::profile::nova {
+  include stacktira::openstack
+  include stacktira::openstack::control
+  include stacktira::openstack::nova
+
+  $primary = $stacktira::openstack::primary
+  if $primary {
+    class { 'nova::db::mysql': * => stacktira::openstack::database('nova') }
+    class { 'nova::db::mysql_api': * => stacktira::openstack::database('nova') }
+    class { 'nova::db::sync_api': cellv2_setup => true }
+  }
+  class { 'nova::db':
+    database_connection     => stacktira::openstack::database_url('nova'),
+    api_database_connection => stacktira::openstack::database_url('nova', 'nova_api'),
+  }
+  class { 'nova::keystone::auth': * => stacktira::openstack::identity('nova', 8774, '/v2.1') }
+  class { 'nova::keystone::authtoken': * => stacktira::openstack::authtoken('nova') }
+  class { 'nova::metadata': neutron_metadata_proxy_shared_secret => lookup('metadata_shared_secret') }
+  class { 'nova::api':
+    sync_db     => $primary,
+    sync_db_api => $primary,
+  }
+  include nova::wsgi::uwsgi_api
+  include nova::wsgi::uwsgi_api_metadata
+  include nova::conductor
+  include nova::scheduler
+
+  stacktira::service { 'nova-api':
+    port  => 8774,
+    tags  => ['haproxy::balanced'],
+    check => { 'http' => "http://${stacktira::address}:8774/", 'interval' => '5s', 'timeout' => '5s' },
+  }
+  stacktira::service { 'nova-metadata':
+    port  => 8775,
+    tags  => ['haproxy::balanced'],
+    check => { 'http' => "http://${stacktira::address}:8775/", 'interval' => '5s', 'timeout' => '5s' },
+  }
+  # Hypervisors cannot start before a conductor answers, and it has no port to be seen by.
+  stacktira::unit_service { 'nova-conductor':
+    require => Anchor['nova::install::end'],
+    before  => Anchor['nova::service::begin'],
+  }
+}

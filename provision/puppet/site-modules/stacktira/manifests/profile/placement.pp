@@ -1,0 +1,23 @@
+# @summary What the hypervisors have to give: Placement behind the proxies.
+class stacktira::profile::placement {
+  include stacktira::openstack
+  include stacktira::openstack::control
+
+  if $stacktira::openstack::primary {
+    class { 'placement::db::mysql': * => stacktira::openstack::database('placement') }
+    include placement::db::sync
+  }
+  class { 'placement::keystone::auth': * => stacktira::openstack::identity('placement', 8778) }
+  class { 'placement::keystone::authtoken': * => stacktira::openstack::authtoken('placement') }
+  class { 'placement::db': database_connection => stacktira::openstack::database_url('placement') }
+  include placement
+  include placement::api
+  include placement::wsgi::uwsgi
+  ensure_packages(['python3-osc-placement'])
+
+  stacktira::service { 'placement':
+    port  => 8778,
+    tags  => ['haproxy::balanced'],
+    check => { 'http' => "http://${stacktira::address}:8778/", 'interval' => '5s', 'timeout' => '5s' },
+  }
+}
