@@ -93,9 +93,21 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=100))]
     pub retries: u16,
 
-    /// Take repositories from URL/<host>/<path>.git; a directory is a mirror too
+    /// Take repositories from URL/<host>/<path>.git; a directory is a mirror too (can be repeated: tried in order)
     #[arg(long, value_name = "URL")]
-    pub mirror: Option<String>,
+    pub mirror: Vec<String>,
+
+    /// Try the source itself where the mirrors fail
+    #[arg(long, requires = "mirror", conflicts_with = "offline")]
+    pub fallback: bool,
+
+    /// Keep what was fetched in DIR, for other roots and for --offline; several runs may share it
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+
+    /// Use the mirrors and the cache only; refs mean what they meant when they were last listed
+    #[arg(long)]
+    pub offline: bool,
 
     /// Write the commits that were resolved to FILE, for --locked
     #[arg(long, value_name = "FILE")]

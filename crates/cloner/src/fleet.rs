@@ -14,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 use ureq::http::{StatusCode, header};
 
 use crate::fault::{Cause, Fault};
-use crate::git::{self, Head};
+use crate::git::{self, Head, Shelf};
 use crate::http::{Client, Session};
 use crate::record::hex;
-use crate::refsindex::{self, Index, Pack};
+use crate::refsindex::{self, Index, Pack, Refs};
 use crate::source::{HttpUrl, Mirror};
 
 /// Largest copy of an index that is kept, ETag included.
@@ -62,19 +62,8 @@ impl Fleet {
         let Mirror::Http(url) = &self.mirror else { return None };
         let index = self.index.get_or_init(|| self.load(&client.session(url, deadline)).ok().flatten());
         let refs = index.as_ref()?.find(place).ok()??;
+        let heads = heads(&refs)?;
         let id = |text: &str| Oid::from_str(text).ok();
-        let mut heads = Vec::new();
-        if let Some(head) = &refs.head
-            && let Some((target, _)) = refs.refs.get(head)
-        {
-            heads.push(Head { name: "HEAD".to_owned(), oid: id(target)?, symref: Some(head.clone()) });
-        }
-        for (name, (target, peeled)) in &refs.refs {
-            heads.push(Head { name: name.clone(), oid: id(target)?, symref: None });
-            if let Some(peeled) = peeled {
-                heads.push(Head { name: format!("{name}^{{}}"), oid: id(peeled)?, symref: None });
-            }
-        }
         let packs = refs.packs.into_iter().filter_map(|(commit, pack)| Some((id(&commit)?, pack))).collect();
         Some(Known { heads, packs })
     }
@@ -119,13 +108,31 @@ impl Fleet {
     }
 }
 
+/// Returns the list that a server would give; none if an id is none.
+pub(crate) fn heads(refs: &Refs) -> Option<Vec<Head>> {
+    let id = |text: &str| Oid::from_str(text).ok();
+    let mut heads = Vec::new();
+    if let Some(head) = &refs.head
+        && let Some((target, _)) = refs.refs.get(head)
+    {
+        heads.push(Head { name: "HEAD".to_owned(), oid: id(target)?, symref: Some(head.clone()) });
+    }
+    for (name, (target, peeled)) in &refs.refs {
+        heads.push(Head { name: name.clone(), oid: id(target)?, symref: None });
+        if let Some(peeled) = peeled {
+            heads.push(Head { name: format!("{name}^{{}}"), oid: id(peeled)?, symref: None });
+        }
+    }
+    Some(heads)
+}
+
 /// Fetches a published pack of the mirror at `url`; none if the mirror no longer has it.
 pub(crate) fn fetch_pack(
     client: &Client,
     url: &HttpUrl,
     pack: &Pack,
     deadline: Instant,
-    disk: &dyn Fn() -> Result<Repository, Fault>,
+    shelf: &Shelf<'_>,
 ) -> Result<Option<Repository>, Fault> {
     let session = client.session(url, deadline);
     let response = session.get(&refsindex::pack_path(&pack.digest), None)?;
@@ -133,5 +140,5 @@ pub(crate) fn fetch_pack(
         return Ok(None);
     }
     let body = response.into_body().into_reader().take(pack.bytes.saturating_add(1));
-    git::receive(&session, body, disk).map(Some)
+    git::receive(&session, body, shelf).map(Some)
 }

@@ -8,6 +8,7 @@ use git2::{AutotagOption, Direction, FetchOptions, ObjectType, Oid, RemoteCallba
 use crate::fault::{Cause, Fault};
 use crate::http::{Greeting, Session, Stream};
 use crate::nearest::nearest;
+use crate::program::Program;
 use crate::v2::{self, Answer, Ask};
 use crate::{pack, transport};
 
@@ -153,6 +154,44 @@ pub(crate) enum Remote<'a> {
     Session(&'a Session),
     /// A repository of this machine.
     Local(&'a Path),
+    /// Whatever the git program opens.
+    Program(&'a Program<'a>),
+    /// Nowhere: what is there is all there is.
+    Nothing,
+}
+
+impl Remote<'_> {
+    /// Lists the refs that matter to `wants`, or all of them.
+    pub(crate) fn list(self, wants: &[&Want], all: bool) -> Result<Vec<Head>, Fault> {
+        match self {
+            Self::Session(session) => list(session, wants, all),
+            Self::Program(program) => {
+                program.list(&wants.iter().flat_map(|want| want.prefixes()).collect::<Vec<String>>())
+            }
+            Self::Local(path) => list_local(&open_local(path)?),
+            Self::Nothing => Err(offline()),
+        }
+    }
+
+    /// Fetches the commits of `targets` without their history.
+    pub(crate) fn fetch_commits(self, targets: &[Target], shelf: &Shelf<'_>) -> Result<Repository, Fault> {
+        match self {
+            Self::Session(session) => fetch_commits(session, targets, shelf),
+            Self::Program(program) => {
+                let store = (shelf.disk)()?;
+                program.fetch_commits(&store, targets)?;
+                Ok(store)
+            }
+            Self::Local(path) => open_local(path),
+            Self::Nothing => Err(offline()),
+        }
+    }
+}
+
+/// The failure for what would need the network that may not be used.
+pub(crate) fn offline() -> Fault {
+    Fault::new(Cause::Network, "the cache does not have it, and --offline forbids asking for it")
+        .hint("run once without --offline, or name a mirror")
 }
 
 impl Want {
@@ -240,19 +279,22 @@ fn heads(list: &[git2::RemoteHead<'_>]) -> Vec<Head> {
         .collect()
 }
 
-/// Fetches the commits of `targets` without their history, all at once, and returns where they are:
-/// in memory if they are small, else in the bare repository that `disk` makes.
-pub(crate) fn fetch_commits(
-    session: &Session,
-    targets: &[Target],
-    disk: &dyn Fn() -> Result<Repository, Fault>,
-) -> Result<Repository, Fault> {
+/// Where fetched objects go.
+pub(crate) struct Shelf<'a> {
+    /// Makes or opens a bare repository.
+    pub(crate) disk: &'a dyn Fn() -> Result<Repository, Fault>,
+    /// Whether small packs are read in memory instead.
+    pub(crate) memory: bool,
+}
+
+/// Fetches the commits of `targets` without their history, all at once, and returns where they are.
+fn fetch_commits(session: &Session, targets: &[Target], shelf: &Shelf<'_>) -> Result<Repository, Fault> {
     let wants: Vec<Oid> = unique(targets.iter().flat_map(|target| [Some(target.oid), target.tag]).flatten());
     let question = v2::fetch(&Ask { wants: &wants, haves: &[], shallow: true });
-    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, disk))) {
+    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, shelf))) {
         Ok(Some(received)) => return received,
         Ok(None) => {
-            let store = disk()?;
+            let store = (shelf.disk)()?;
             for target in targets {
                 fetch_old(session, &store, target)?;
             }
@@ -263,7 +305,7 @@ pub(crate) fn fetch_commits(
         Err(fault) => return Err(fault),
     }
     let tips = unique(list(session, &[], true)?.iter().map(|head| head.oid));
-    let store = disk()?;
+    let store = (shelf.disk)()?;
     fetch_into(session, &store, &Ask { wants: &tips, haves: &[], shallow: false })?;
     Ok(store)
 }
@@ -308,13 +350,14 @@ fn fetch_into(session: &Session, store: &Repository, what: &Ask<'_>) -> Result<(
     }
 }
 
-/// Reads a pack into memory, or into `disk` if it is too large for that.
-pub(crate) fn receive(
-    session: &Session,
-    mut pack: impl Read,
-    disk: &dyn Fn() -> Result<Repository, Fault>,
-) -> Result<Repository, Fault> {
+/// Reads a pack into memory, or onto the disk if it is too large for that.
+pub(crate) fn receive(session: &Session, mut pack: impl Read, shelf: &Shelf<'_>) -> Result<Repository, Fault> {
     let mut bytes = Vec::new();
+    if !shelf.memory {
+        let store = (shelf.disk)()?;
+        keep(session, pack, bytes, &store)?;
+        return Ok(store);
+    }
     let limit = pack::MAX_BYTES as u64 + 1;
     (&mut pack).take(limit).read_to_end(&mut bytes).map_err(|err| session.read_fault(&err))?;
     if bytes.len() <= pack::MAX_BYTES {
@@ -329,7 +372,7 @@ pub(crate) fn receive(
             Err(pack::Refused::Large) => {}
         }
     }
-    let store = disk()?;
+    let store = (shelf.disk)()?;
     keep(session, pack, bytes, &store)?;
     Ok(store)
 }
@@ -377,6 +420,15 @@ pub(crate) fn fetch_all(
 ) -> Result<(), Fault> {
     match from {
         Remote::Session(session) if !session.is_old() => fetch_missing(session, clone, heads, target, haves)?,
+        Remote::Program(program) => {
+            let mut specs = EVERYTHING.map(str::to_owned).to_vec();
+            if clone.find_object(target.oid, None).is_err() && !is_everywhere(target) {
+                let from = target.refname.clone().unwrap_or_else(|| target.oid.to_string());
+                specs.push(format!("+{from}:refs/cloner/want"));
+            }
+            program.fetch(clone, &specs, false)?;
+        }
+        Remote::Nothing => {}
         _ => fetch_all_old(from, clone, target)?,
     }
     for head in heads {
@@ -419,12 +471,17 @@ fn fetch_missing(
     }
 }
 
+/// Whether the target's ref is among those that every clone has.
+fn is_everywhere(target: &Target) -> bool {
+    let everywhere =
+        |name: &String| name.starts_with("refs/heads/") || name.starts_with("refs/tags/") || name == "HEAD";
+    target.refname.as_ref().is_some_and(everywhere)
+}
+
 fn fetch_all_old(from: Remote<'_>, clone: &Repository, target: &Target) -> Result<(), Fault> {
     let mut specs = EVERYTHING.map(str::to_owned).to_vec();
     if let Some(refname) = &target.refname
-        && !refname.starts_with("refs/heads/")
-        && !refname.starts_with("refs/tags/")
-        && refname != "HEAD"
+        && !is_everywhere(target)
     {
         specs.push(format!("+{refname}:refs/cloner/want"));
     }
@@ -451,6 +508,8 @@ fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: 
                 repository.remote_anonymous(url).and_then(|mut remote| remote.download(specs, Some(&mut options)));
             fetched.map_err(|err| Fault::git(Cause::Network, &format!("cannot fetch from {url}"), &err))
         }
+        Remote::Program(program) => program.fetch(repository, specs, depth.is_some()),
+        Remote::Nothing => Err(offline()),
         Remote::Session(session) => transport::run(session, "cannot fetch", || {
             let mut callbacks = RemoteCallbacks::new();
             callbacks.transfer_progress(|progress| {
@@ -471,10 +530,9 @@ fn download(from: Remote<'_>, repository: &Repository, specs: &[String], depth: 
     }
 }
 
-/// Gives the new clone at `into` the objects of the one at `from`, as hard links where that is possible.
-/// Returns the commits that it then has with all their history.
+/// Gives the repository with the git directory `into` the objects of `from`, as hard links where that is
+/// possible. Returns the commits that it then has with all their history.
 pub(crate) fn share(from: &Path, into: &Path) -> Result<Vec<Oid>, Fault> {
-    let (from, into) = (from.join(".git"), into.join(".git"));
     let partial = ["shallow", "objects/info/alternates"];
     if partial.iter().any(|name| std::fs::symlink_metadata(from.join(name)).is_ok()) {
         return Ok(Vec::new());
@@ -482,9 +540,9 @@ pub(crate) fn share(from: &Path, into: &Path) -> Result<Vec<Oid>, Fault> {
     share_objects(&from.join("objects"), &into.join("objects"))
         .map_err(|err| Fault::disk(&into.join("objects"), &err))?;
     let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot read the refs", &err);
-    let repository = open_local(&from)?;
+    let repository = open_local(from)?;
     let mut haves = Vec::new();
-    for reference in repository.references_glob("refs/*").map_err(fail)? {
+    for reference in repository.references().map_err(fail)? {
         haves.extend(reference.map_err(fail)?.target());
     }
     Ok(unique(haves.into_iter()))
@@ -503,6 +561,14 @@ fn share_objects(from: &Path, into: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a repository without a template, so without hooks.
+pub(crate) fn init(path: &Path, bare: bool) -> Result<Repository, Fault> {
+    let mut options = git2::RepositoryInitOptions::new();
+    options.bare(bare).no_reinit(true).mkpath(true).external_template(false);
+    Repository::init_opts(path, &options)
+        .map_err(|err| Fault::git(Cause::Disk, &format!("cannot create {}", path.display()), &err))
 }
 
 /// Opens a repository of this machine at exactly `path`.

@@ -446,7 +446,7 @@ fn check_type<B>(server: &HttpUrl, response: &Response<B>, wanted: &str) -> Resu
     Err(Fault::new(Cause::Network, message).hint("the source must be a repository's own address, not its web page"))
 }
 
-fn timed_out() -> Fault {
+pub(crate) fn timed_out() -> Fault {
     Fault::new(Cause::Network, "the time for this repository is over").hint("--timeout sets it")
 }
 

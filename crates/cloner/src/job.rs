@@ -6,22 +6,24 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use git2::{Repository, RepositoryInitOptions};
+use git2::Repository;
 use toolkit::backoff::Backoff;
 
+use crate::attempt::{Try, Via};
+use crate::cache::Cache;
 use crate::checkout;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
-use crate::fleet::{self, Fleet, Known};
+use crate::fleet::{Fleet, Known};
 use crate::git::{self, Head, Remote, Target, Want};
-use crate::http::{Client, Session};
+use crate::http::Client;
 use crate::lockfile::Lock;
 use crate::manifest::{Repo, Signed};
 use crate::place::{self, Site, Staged, tree_in};
 use crate::record::{GitDir, Occupied, Record};
 use crate::signature::{self, Policy};
-use crate::slots::{Slot, Slots};
-use crate::source::{HttpUrl, Mirror, Source};
+use crate::slots::Slots;
+use crate::source::Source;
 use crate::tree::{self, Depth};
 
 /// What all jobs of a run share.
@@ -32,7 +34,13 @@ pub(crate) struct Setup<'a> {
     pub(crate) slots: &'a Slots,
     /// How many are unpacked and written at the same time.
     pub(crate) hands: &'a Slots,
-    pub(crate) fleet: Option<&'a Fleet>,
+    /// The mirrors, in the order in which they are tried.
+    pub(crate) fleets: &'a [Fleet],
+    /// Whether the source itself is tried after the mirrors.
+    pub(crate) fallback: bool,
+    /// Whether only mirrors and the cache may be used.
+    pub(crate) offline: bool,
+    pub(crate) cache: Option<&'a Cache>,
     pub(crate) signers: &'a signature::Files,
     pub(crate) mode: Mode,
     pub(crate) timeout: Duration,
@@ -65,25 +73,25 @@ pub(crate) enum Progress {
 }
 
 /// A repository whose values passed the checks.
-struct Job<'a> {
+pub(crate) struct Job<'a> {
     number: usize,
     repo: &'a Repo,
     dest: &'a Path,
     source: Source,
-    /// Where it is taken from.
-    via: Source,
-    want: Want,
+    pub(crate) want: Want,
     /// What must be signed, by whom.
     policy: Option<Policy>,
     /// The tag to be signed, where `want` does not name it.
-    signed_tag: Option<Want>,
+    pub(crate) signed_tag: Option<Want>,
     /// The tree that the lock file promises.
     locked_tree: Option<String>,
-    staging: PathBuf,
+    pub(crate) staging: PathBuf,
     /// The commit at the place.
     old: Option<String>,
     /// What is at the place, if nobody has touched it and it came from this source in this mode.
     clean: Option<Box<Record>>,
+    /// Why it did not come from where it was looked for before.
+    failed: Option<Fault>,
 }
 
 /// Tells which repositories are one job: those of the same source, whoever's credentials it has.
@@ -112,11 +120,69 @@ pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Res
     if pending.is_empty() {
         return results;
     }
-    let via = pending[0].via.clone();
+    let source = pending[0].source.clone();
+    let vias = match vias(setup, &source) {
+        Ok(vias) => vias,
+        Err(fault) => {
+            results.extend(pending.into_iter().map(|job| (job.number, Err(fault.clone()))));
+            return results;
+        }
+    };
+    for (number, via) in vias.iter().enumerate() {
+        let left = from(setup, &source, via, pending, &mut results);
+        pending = Vec::new();
+        for (mut job, fault) in left {
+            let elsewhere = matches!(fault.cause, Cause::Network | Cause::Auth | Cause::Ref);
+            let fault = match job.failed.take() {
+                Some(before) => Fault { message: format!("{}; then {}", before.message, fault.message), ..fault },
+                None => fault,
+            };
+            if elsewhere && number + 1 < vias.len() {
+                job.failed = Some(fault);
+                pending.push(job);
+            } else {
+                results.push((job.number, Err(fault)));
+            }
+        }
+        if pending.is_empty() {
+            break;
+        }
+    }
+    results
+}
+
+/// Where `source` is looked for, in this order.
+fn vias(setup: &Setup<'_>, source: &Source) -> Result<Vec<Via>, Fault> {
+    if let Source::Local(_) = source {
+        return Ok(vec![Via::From(source.clone(), None)]);
+    }
+    let mut vias = Vec::new();
+    for (number, fleet) in setup.fleets.iter().enumerate() {
+        let there = source.mirrored(&fleet.mirror).map_err(|why| Fault::new(Cause::Manifest, why))?;
+        vias.push(Via::From(there, Some(number)));
+    }
+    if !setup.offline && (vias.is_empty() || setup.fallback) {
+        vias.push(Via::From(source.clone(), None));
+    }
+    if setup.offline && setup.cache.is_some() {
+        vias.push(Via::Cache);
+    }
+    if vias.is_empty() { Err(git::offline()) } else { Ok(vias) }
+}
+
+/// Takes what `pending` asks for from `via`; returns the jobs that failed.
+fn from<'a>(
+    setup: &Setup<'_>,
+    source: &Source,
+    via: &Via,
+    mut pending: Vec<Job<'a>>,
+    results: &mut Vec<(usize, Result<Progress, Fault>)>,
+) -> Vec<(Job<'a>, Fault)> {
+    let place = source.mirror_path().ok().flatten();
     // An index that decides costs its server nothing, so it needs no slot.
-    let known = match (&via, setup.fleet, pending[0].source.mirror_path()) {
-        (Source::Http(_), Some(fleet), Ok(Some(place))) => {
-            fleet.find(setup.client, &place, Instant::now() + setup.timeout)
+    let known = match (via, &place) {
+        (Via::From(Source::Http(_), Some(number)), Some(place)) => {
+            setup.fleets[*number].find(setup.client, place, Instant::now() + setup.timeout)
         }
         _ => None,
     };
@@ -129,28 +195,40 @@ pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Res
             None => true,
         });
         if pending.is_empty() {
-            return results;
+            return Vec::new();
         }
     }
-    let mut slot = match &via {
-        Source::Http(url) => Some(setup.slots.take(&url.authority)),
+    // Before the slot, which others could use meanwhile.
+    let local = matches!(via, Via::From(Source::Local(_), _));
+    let cache = match (setup.cache, &place) {
+        (Some(cache), Some(place)) if !local => match cache.hold(place, setup.mode, Instant::now() + setup.timeout) {
+            Ok(entry) => Some(entry),
+            Err(fault) => return pending.into_iter().map(|job| (job, fault.clone())).collect(),
+        },
         _ => None,
     };
+    let host = match via {
+        Via::From(Source::Http(url), _) => Some(&url.authority),
+        Via::From(Source::Other(url), _) => Some(&url.authority),
+        Via::From(Source::Local(_), _) | Via::Cache => None,
+    };
+    let mut slot = host.map(|host| setup.slots.take(host));
     // Waiting for a slot is no network time.
     let deadline = Instant::now() + setup.timeout;
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+    let mut lasting = Vec::new();
     for attempt in 0.. {
-        let tried = Try { setup, via: &via, known: known.as_ref(), deadline };
-        let outcome = tried.run(&pending, &mut slot);
-        let each: Vec<Result<Attempt, Fault>> = match outcome {
+        let tried = Try { setup, via, known: known.as_ref(), cache: cache.as_ref(), deadline };
+        let each: Vec<Result<Attempt, Fault>> = match tried.run(&pending, &mut slot) {
             Ok(each) => each,
             Err(fault) => pending.iter().map(|_| Err(fault.clone())).collect(),
         };
         let mut left = Vec::new();
         for (job, result) in pending.into_iter().zip(each) {
-            match result {
-                Err(fault) if fault.retry != Retry::Never => left.push((job, fault)),
-                result => results.push((job.number, result.and_then(|attempt| job.progress(setup, attempt)))),
+            match result.and_then(|attempt| job.progress(setup, attempt)) {
+                Ok(progress) => results.push((job.number, Ok(progress))),
+                Err(fault) if fault.retry == Retry::Never => lasting.push((job, fault)),
+                Err(fault) => left.push((job, fault)),
             }
         }
         let Some((_, fault)) = left.first() else { break };
@@ -163,16 +241,16 @@ pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Res
         if attempt == u32::from(setup.retries) || !in_time {
             let times = if attempt == 0 { String::new() } else { format!(" (after {} attempts)", attempt + 1) };
             let ended = |fault: Fault| Fault { message: format!("{}{times}", fault.message), ..fault };
-            results.extend(left.into_iter().map(|(job, fault)| (job.number, Err(ended(fault)))));
+            lasting.extend(left.into_iter().map(|(job, fault)| (job, ended(fault))));
             break;
         }
         pending = left.into_iter().map(|(job, _)| job).collect();
         std::thread::sleep(pause);
-        if let (None, Source::Http(url)) = (&slot, &via) {
-            slot = Some(setup.slots.take(&url.authority));
+        if slot.is_none() {
+            slot = host.map(|host| setup.slots.take(host));
         }
     }
-    results
+    lasting
 }
 
 enum Ready<'a> {
@@ -180,166 +258,13 @@ enum Ready<'a> {
     Pending(Box<Job<'a>>),
 }
 
-enum Attempt {
+/// What an attempt has come to for one place.
+pub(crate) enum Attempt {
+    /// The place holds the commit already.
     Same,
+    /// `--plan`: this commit would be placed.
     New(String),
     Staged(Box<Staged>),
-}
-
-/// One attempt for all places of a source.
-struct Try<'t> {
-    setup: &'t Setup<'t>,
-    via: &'t Source,
-    known: Option<&'t Known>,
-    deadline: Instant,
-}
-
-impl Try<'_> {
-    /// Returns what became of each job, or what failed for all of them.
-    fn run(&self, jobs: &[Job<'_>], slot: &mut Option<Slot<'_>>) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
-        for job in jobs {
-            // What a failed attempt left would only be in the way.
-            let _ = place::remove_tree(&job.staging).and_then(|()| place::remove_tree(&job.objects()));
-        }
-        match self.via {
-            Source::Local(path) => self.local(jobs, path),
-            Source::Http(url) => {
-                let done = self.http(jobs, url, slot);
-                if let (Err(fault), Some(slot)) = (&done, slot)
-                    && fault.crowded
-                {
-                    slot.crowded();
-                }
-                done
-            }
-            Source::Other(_) => unreachable!("refused when the job was made"),
-        }
-    }
-
-    fn local(&self, jobs: &[Job<'_>], path: &Path) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
-        let source = git::open_local(path)?;
-        let heads = git::list_local(&source)?;
-        let one = |job: &Job<'_>| {
-            let mut target = job.want.find(&heads)?;
-            target.oid = git::commit(&source, target.oid)?.id();
-            target.tag = job.tag(&heads, &target);
-            if let Some(attempt) = job.decide(self.setup, &target) {
-                return Ok(attempt);
-            }
-            let _hand = self.setup.hands.take("");
-            match self.setup.mode {
-                // Nothing needs to be copied but the files.
-                Mode::Export => job.export(self.setup, &source, &target),
-                Mode::Clone => job.make_clone(self.setup, Remote::Local(path), &heads, &target, None),
-            }
-        };
-        Ok(jobs.iter().map(one).collect())
-    }
-
-    fn http(
-        &self,
-        jobs: &[Job<'_>],
-        url: &HttpUrl,
-        slot: &mut Option<Slot<'_>>,
-    ) -> Result<Vec<Result<Attempt, Fault>>, Fault> {
-        let session = self.setup.client.session(url, self.deadline);
-        let wants: Vec<&Want> = jobs.iter().map(|job| &job.want).collect();
-        // A commit that the lock file fixes says nothing of the tag that must be signed.
-        let tags: Vec<&Want> = jobs.iter().filter_map(|job| job.signed_tag.as_ref()).collect();
-        let asked: Vec<&Want> = wants.iter().chain(&tags).copied().collect();
-        let listed;
-        let heads = match self.known {
-            Some(known) if asked.iter().all(|want| want.find(&known.heads).is_ok()) => &known.heads,
-            _ => {
-                listed = git::list(&session, &asked, self.setup.mode == Mode::Clone)?;
-                &listed
-            }
-        };
-        let find = |job: &Job<'_>| {
-            let target = job.want.find(heads)?;
-            Ok(Target { tag: job.tag(heads, &target), ..target })
-        };
-        let targets: Vec<Result<Target, Fault>> = jobs.iter().map(find).collect();
-        let decided = |job: &Job<'_>, target: &Result<Target, Fault>| match target {
-            Err(fault) => Some(Err(fault.clone())),
-            Ok(target) => job.decide(self.setup, target).map(Ok),
-        };
-        let mut results: Vec<Option<Result<Attempt, Fault>>> =
-            jobs.iter().zip(&targets).map(|(job, target)| decided(job, target)).collect();
-        let open: Vec<(usize, &Job<'_>, Target)> = jobs
-            .iter()
-            .zip(targets)
-            .enumerate()
-            .filter(|(index, _)| results[*index].is_none())
-            .filter_map(|(index, (job, target))| Some((index, job, target.ok()?)))
-            .collect();
-        if open.is_empty() {
-            drop(done(slot));
-        } else if self.setup.mode == Mode::Export {
-            let wanted: Vec<Target> = open.iter().map(|(_, _, target)| target.clone()).collect();
-            let objects = open[0].1.objects();
-            let stores = self.fetch(&session, &wanted, &objects)?;
-            drop(done(slot));
-            let _hand = self.setup.hands.take("");
-            for (index, job, target) in &open {
-                results[*index] = Some(job.export_from(self.setup, &stores, target));
-            }
-            drop(stores);
-            // The objects have served; flushing them to the disk would be for nothing.
-            place::remove_tree(&objects).map_err(|err| Fault::disk(&objects, &err))?;
-        } else {
-            // Places of the same source take their objects from the first of them.
-            let mut first: Option<PathBuf> = None;
-            for (index, job, target) in &open {
-                let result = job.make_clone(self.setup, Remote::Session(&session), heads, target, first.as_deref());
-                match &result {
-                    Ok(_) => drop(first.get_or_insert(tree_in(&job.staging))),
-                    Err(fault) if fault.cause == Cause::Network => return Err(fault.clone()),
-                    Err(_) => {}
-                }
-                results[*index] = Some(result);
-            }
-            drop(done(slot));
-        }
-        Ok(results.into_iter().map(|result| result.expect("each was decided or worked on")).collect())
-    }
-
-    /// Fetches the commits of `targets`: from the mirror's packs, else from the server.
-    fn fetch(&self, session: &Session, targets: &[Target], objects: &Path) -> Result<Vec<Repository>, Fault> {
-        let made = std::cell::Cell::new(0);
-        let disk = || {
-            made.set(made.get() + 1);
-            init(&objects.join(format!("{}.git", made.get())), true)
-        };
-        let mut stores: Vec<Repository> = Vec::new();
-        let mut rest = Vec::new();
-        for target in targets {
-            if stores.iter().any(|store| target.is_in(store)) {
-                continue;
-            }
-            let pack = self.known.and_then(|known| known.pack(target.oid));
-            let got = match (pack, self.setup.fleet.map(|fleet| &fleet.mirror)) {
-                (Some(pack), Some(Mirror::Http(url))) => {
-                    fleet::fetch_pack(self.setup.client, url, pack, self.deadline, &disk)
-                }
-                _ => Ok(None),
-            };
-            match got {
-                Ok(Some(store)) if target.is_in(&store) => stores.push(store),
-                // A mirror that has cleaned up, or a damaged pack: the server itself still has it.
-                Ok(_) | Err(_) => rest.push(target.clone()),
-            }
-        }
-        if !rest.is_empty() {
-            stores.push(git::fetch_commits(session, &rest, &disk)?);
-        }
-        Ok(stores)
-    }
-}
-
-/// Notes that the server did its part, and frees its slot.
-fn done<'s>(slot: &mut Option<Slot<'s>>) -> Option<Slot<'s>> {
-    slot.take().inspect(|slot| slot.went_well())
 }
 
 impl<'a> Job<'a> {
@@ -348,14 +273,6 @@ impl<'a> Job<'a> {
         let refused = |why: String| Fault::new(Cause::Manifest, why);
         let base = setup.manifest.parent().unwrap_or(Path::new("."));
         let source = Source::parse(&repo.source, base).map_err(refused)?;
-        let via = match setup.fleet {
-            Some(fleet) => source.mirrored(&fleet.mirror).map_err(refused)?,
-            None => source.clone(),
-        };
-        if let Source::Other(url) = &via {
-            return Err(refused(format!("{} sources are only taken from a mirror", url.scheme))
-                .hint("use an https source, or pass --mirror"));
-        }
         let mut want = Want::parse(repo.reference.as_deref())?;
         let named = want.clone();
         let policy = setup.signers.policy(repo, base)?;
@@ -375,8 +292,8 @@ impl<'a> Job<'a> {
         let staging = setup.site.stage().join(number.to_string());
         let about_tag = policy.as_ref().is_some_and(|policy| policy.signed == Signed::Tag);
         let signed_tag = Some(named).filter(|named| about_tag && *named != want);
-        let (old, clean) = (None, None);
-        Ok(Self { number, repo, dest, source, via, want, policy, signed_tag, locked_tree, staging, old, clean })
+        let (old, clean, failed) = (None, None, None);
+        Ok(Self { number, repo, dest, source, want, policy, signed_tag, locked_tree, staging, old, clean, failed })
     }
 
     /// Looks at the place; a pin that is in place is done.
@@ -418,7 +335,7 @@ impl<'a> Job<'a> {
     }
 
     /// Names the tag object that must be signed.
-    fn tag(&self, heads: &[Head], target: &Target) -> Option<git2::Oid> {
+    pub(crate) fn tag(&self, heads: &[Head], target: &Target) -> Option<git2::Oid> {
         self.policy.as_ref().and_then(|policy| policy.tag(self.repo.reference.as_deref(), heads, target))
     }
 
@@ -428,13 +345,18 @@ impl<'a> Job<'a> {
         self.policy.as_ref().map(|policy| policy.check(repository, reference, target)).transpose()
     }
 
+    /// Removes what an attempt has left.
+    pub(crate) fn sweep(&self) -> std::io::Result<()> {
+        place::remove_tree(&self.staging).and_then(|()| place::remove_tree(&self.objects()))
+    }
+
     /// Returns where objects are kept that are too many for memory.
-    fn objects(&self) -> PathBuf {
+    pub(crate) fn objects(&self) -> PathBuf {
         self.staging.with_extension("objects")
     }
 
     /// What is to be done for `target` without its objects, if anything.
-    fn decide(&self, setup: &Setup<'_>, target: &Target) -> Option<Attempt> {
+    pub(crate) fn decide(&self, setup: &Setup<'_>, target: &Target) -> Option<Attempt> {
         let sha = target.oid.to_string();
         match &self.clean {
             Some(record) if record.sha == sha => Some(Attempt::Same),
@@ -482,14 +404,19 @@ impl<'a> Job<'a> {
     }
 
     /// Exports `target` from whichever of `stores` has it.
-    fn export_from(&self, setup: &Setup<'_>, stores: &[Repository], target: &Target) -> Result<Attempt, Fault> {
+    pub(crate) fn export_from(
+        &self,
+        setup: &Setup<'_>,
+        stores: &[Repository],
+        target: &Target,
+    ) -> Result<Attempt, Fault> {
         let has = |store: &&Repository| target.is_in(store);
         let store = stores.iter().find(has).or(stores.first()).expect("there is one for each target");
         let target = Target { oid: git::commit(store, target.oid)?.id(), ..target.clone() };
         self.export(setup, store, &target)
     }
 
-    fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
+    pub(crate) fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
         let tree = tree_of(source, target)?;
         self.check_locked(&tree.id().to_string())?;
         let checked = self.check_signed(source, target)?;
@@ -498,8 +425,8 @@ impl<'a> Job<'a> {
         Ok(self.staged(setup, target, &tree, checked, None, entries))
     }
 
-    /// Makes a clone; objects that are in the work tree `like`, or in the one at the place, are not fetched again.
-    fn make_clone(
+    /// Makes a clone; objects that are in the git directory `like`, or in that of the place, are not fetched again.
+    pub(crate) fn make_clone(
         &self,
         setup: &Setup<'_>,
         from: Remote<'_>,
@@ -507,7 +434,7 @@ impl<'a> Job<'a> {
         target: &Target,
         like: Option<&Path>,
     ) -> Result<Attempt, Fault> {
-        let place = self.clean.as_ref().map(|record| setup.site.root.join(&record.dest));
+        let place = self.clean.as_ref().map(|record| setup.site.root.join(&record.dest).join(".git"));
         let Some(like) = like.map(Path::to_owned).or(place) else {
             return self.clone_with(setup, from, heads, target, None);
         };
@@ -530,11 +457,11 @@ impl<'a> Job<'a> {
         like: Option<&Path>,
     ) -> Result<Attempt, Fault> {
         let path = tree_in(&self.staging);
-        let clone = init(&path, false)?;
+        let clone = git::init(&path, false)?;
         let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
         clone.remote("origin", &self.origin()).map_err(fail)?;
         let haves = match like {
-            Some(like) => git::share(like, &path)?,
+            Some(like) => git::share(like, &path.join(".git"))?,
             None => Vec::new(),
         };
         git::fetch_all(from, &clone, heads, target, &haves)?;
@@ -588,12 +515,4 @@ impl<'a> Job<'a> {
 fn tree_of<'r>(repository: &'r Repository, target: &Target) -> Result<git2::Tree<'r>, Fault> {
     let commit = git::commit(repository, target.oid)?;
     commit.tree().map_err(|err| Fault::git(Cause::Network, &format!("commit {}", target.oid), &err))
-}
-
-/// Makes a repository without a template, so without hooks.
-fn init(path: &Path, bare: bool) -> Result<Repository, Fault> {
-    let mut options = RepositoryInitOptions::new();
-    options.bare(bare).no_reinit(true).mkpath(true).external_template(false);
-    Repository::init_opts(path, &options)
-        .map_err(|err| Fault::git(Cause::Disk, &format!("cannot create {}", path.display()), &err))
 }

@@ -10,13 +10,15 @@
 //! - Readers of a dest see the old tree or the new one, whole, also when the process is killed.
 //! - One run at a time works on a root (`<root>/.cloner/lock`).
 //! - What cloner did not write is never deleted.
-//! - No hook, filter or other program is run, no configuration of git is read, and credentials
+//! - No hook or filter is run, no configuration of git is read, and credentials
 //!   appear in no output, file or URL that libgit2 sees.
 //! - Every wait on the network ends with the repository's time limit.
 //!
 //! Exit codes: 0 all placed; 1 some failed or, with `--status` and `--verify`, differ; 2 usage or
 //! an unknown override; 65 manifest; 73 root not writable; 75 another run holds the root.
 
+mod attempt;
+mod cache;
 mod checkout;
 pub mod cli;
 mod convert;
@@ -40,6 +42,7 @@ mod netrc;
 mod pack;
 mod pktline;
 mod place;
+mod program;
 mod progress;
 mod record;
 pub mod refsindex;
@@ -113,13 +116,13 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
         io.out(text)?;
         return Ok(exit::OK);
     }
-    let mirror = match &cli.mirror {
-        Some(text) => Some(Mirror::parse(text).map_err(|why| Error::Usage {
+    let mirrors = cli.mirror.iter().map(|text| {
+        Mirror::parse(text).map_err(|why| Error::Usage {
             message: format!("--mirror: {}", why.replace("source", "mirror")),
             hint: None,
-        })?),
-        None => None,
-    };
+        })
+    });
+    let mirrors = mirrors.collect::<Result<Vec<Mirror>, Error>>()?;
     let given = cli.root.clone().unwrap_or_else(|| PathBuf::from("."));
     let root = real_root(&given).map_err(|err| Error::Root { root: given.clone(), message: err.to_string() })?;
     let entries = judge_places(repos, &given, &root)?;
@@ -149,7 +152,7 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
         generations.prepare().map_err(|err| root_error(&site, &err))?;
     }
     let mut hook = hook(cli, &site)?;
-    let (brought, lock_written) = bring(cli, &site, &path, mirror.as_ref(), &entries, hook.as_mut(), io)?;
+    let (brought, lock_written) = bring(cli, &site, &path, mirrors, &entries, hook.as_mut(), io)?;
     lines.extend(brought);
     report::print(io, lines, cli.json, cli.plan)?;
     let told = tell(hook.as_mut(), lines, io);
@@ -217,7 +220,7 @@ fn bring(
     cli: &Cli,
     top: &Site,
     manifest: &Path,
-    mirror: Option<&Mirror>,
+    mirrors: Vec<Mirror>,
     entries: &[Entry],
     mut hook: Option<&mut Hook>,
     io: &mut Io,
@@ -234,7 +237,10 @@ fn bring(
         .map_err(|message| Error::Usage { message, hint: Some("name a file of PEM certificates".to_owned()) })?;
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let hands = slots::Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
-    let fleet = mirror.map(|mirror| fleet::Fleet::new(mirror.clone(), &top.state, !cli.plan));
+    let fleets: Vec<fleet::Fleet> =
+        mirrors.into_iter().map(|mirror| fleet::Fleet::new(mirror, &top.state, !cli.plan)).collect();
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let cache = cli.cache.as_ref().map(|directory| cache::Cache::new(absolute(directory)));
     let signers = signature::Files::default();
     let generations = cli.generations.map(|keep| (Generations::of(top), keep));
     let site = &match &generations {
@@ -247,7 +253,10 @@ fn bring(
         client: &client,
         slots: &slots,
         hands: &hands,
-        fleet: fleet.as_ref(),
+        fleets: &fleets,
+        fallback: cli.fallback,
+        offline: cli.offline,
+        cache: cache.as_ref(),
         mode: cli.mode,
         timeout: cli.timeout,
         retries: cli.retries,

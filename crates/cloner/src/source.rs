@@ -1,7 +1,7 @@
 //! Where a repository comes from: judging a manifest's `source`, and its place in a mirror.
 //!
-//! A source is data from somebody else. Only http, https, file and plain paths are opened; ssh and
-//! git addresses are understood so that a mirror can stand in for them. What could become an
+//! A source is data from somebody else. http, https, file and plain paths are opened here; ssh and
+//! git addresses by the git program, unless a mirror stands in for them. What could become an
 //! option, another program or another file (`-x`, `ext::`, `..`, control characters) is refused.
 
 use std::fmt;
@@ -33,7 +33,7 @@ pub struct HttpUrl {
     pub login: Option<(String, Secret)>,
 }
 
-/// An address that is only good for finding its copy in a mirror.
+/// An address that the git program opens, or whose copy a mirror has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherUrl {
     /// Protocol for messages.
@@ -42,6 +42,10 @@ pub struct OtherUrl {
     pub authority: String,
     /// The path on that host.
     pub path: String,
+    /// Who logs in there.
+    user: Option<String>,
+    /// Whether it was written `host:path`, where the path begins at the user's home.
+    scp: bool,
 }
 
 /// A directory or URL below which copies of other hosts' repositories are.
@@ -95,7 +99,7 @@ impl Source {
             if matches!(text[..colon].to_ascii_lowercase().as_str(), "file" | "http" | "https" | "ssh" | "git") {
                 return Err("the protocol of the source must be followed by ://".to_owned());
             }
-            return OtherUrl::checked("ssh", &text[..colon], &text[colon + 1..]).map(Self::Other);
+            return OtherUrl::checked("ssh", &text[..colon], &text[colon + 1..], true).map(Self::Other);
         }
         Ok(Self::Local(base.join(text)))
     }
@@ -208,10 +212,25 @@ impl HttpUrl {
 impl OtherUrl {
     fn parse(scheme: &'static str, rest: &str) -> Result<Self, String> {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        Self::checked(scheme, authority, path)
+        Self::checked(scheme, authority, path, false)
     }
 
-    fn checked(scheme: &'static str, authority: &str, path: &str) -> Result<Self, String> {
+    /// Returns the address for git's command line; a password in it is left out.
+    pub(crate) fn address(&self) -> String {
+        let user = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        if self.scp {
+            format!("{user}{}:{}", self.authority, self.path)
+        } else {
+            format!("{}://{user}{}/{}", self.scheme, self.authority, self.path)
+        }
+    }
+
+    /// Returns the address for messages.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}://{}/{}", self.scheme, self.authority, self.path.trim_start_matches('/'))
+    }
+
+    fn checked(scheme: &'static str, authority: &str, path: &str, scp: bool) -> Result<Self, String> {
         let (user, authority) = match authority.rsplit_once('@') {
             Some((user, host)) => (Some(user), host),
             None => (None, authority),
@@ -232,7 +251,8 @@ impl OtherUrl {
             return Err("the path of the source holds characters or names that are not allowed".to_owned());
         }
         check_path(path)?;
-        Ok(Self { scheme, authority: authority.to_owned(), path: path.to_owned() })
+        let user = password.map(|(user, _)| user.to_owned());
+        Ok(Self { scheme, authority: authority.to_owned(), path: path.to_owned(), user, scp })
     }
 }
 
@@ -242,7 +262,7 @@ impl fmt::Display for Source {
         match self {
             Self::Http(url) => f.write_str(&url.base()),
             Self::Local(path) => path.display().fmt(f),
-            Self::Other(url) => write!(f, "{}://{}/{}", url.scheme, url.authority, url.path.trim_start_matches('/')),
+            Self::Other(url) => f.write_str(&url.shown()),
         }
     }
 }

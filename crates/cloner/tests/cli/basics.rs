@@ -152,7 +152,7 @@ fn one_bad_repository_does_not_stop_the_others() {
     scratch.manifest(&format!(
         "source: '{0}'\ndest: m/%{{name}}\ngood: {{}}\nnoref: {{ref: mian}}\nnorepo: {{source: '{1}'}}\n\
          dead: {{source: 'http://127.0.0.1:1/x'}}\nout: {{dest: ../out}}\nopt: {{source: --upload-pack=x}}\n\
-         ext: {{source: 'ext::sh -c x'}}\nssh: {{source: 'git@host:a/b'}}\n",
+         ext: {{source: 'ext::sh -c x'}}\nssh: {{source: 'git@-host:a/b'}}\n",
         server.url("m.git"),
         server.url("none.git")
     ));

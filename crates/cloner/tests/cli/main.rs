@@ -4,6 +4,7 @@ mod basics;
 mod generations;
 mod hostile;
 mod network;
+mod offline;
 mod people;
 mod places;
 mod signatures;
