@@ -318,7 +318,8 @@ pub(crate) fn fetch_between(
     large: &dyn Fn() -> Result<Repository, Fault>,
 ) -> Result<Repository, Fault> {
     let question = v2::fetch(&Ask { wants: &[new], haves: &[old], shallow: false });
-    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, large)))? {
+    let shelf = Shelf { disk: large, memory: true };
+    match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, &shelf)))? {
         Some(received) => received,
         None => Err(Fault::new(Cause::Network, "the server speaks an old protocol and would send all history")),
     }

@@ -273,7 +273,7 @@ fn bring(
         None => finish::place(&setup, entries, results, hook.as_deref_mut(), io),
     };
     if cli.diff {
-        add_logs(&setup, mirror, entries, &mut lines, usize::from(cli.jobs), io);
+        add_logs(&setup, entries, &mut lines, usize::from(cli.jobs), io);
     }
     let lock_written = match (&cli.lock, &lock) {
         (Some(path), Some(old)) if !cli.plan && !cli.locked => {
@@ -397,22 +397,18 @@ fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize, io: &mut Io) -> V
 }
 
 /// Asks for the commits that planned updates would bring, `jobs` at a time.
-fn add_logs(
-    setup: &Setup<'_>,
-    mirror: Option<&Mirror>,
-    entries: &[Entry],
-    lines: &mut [Line],
-    jobs: usize,
-    io: &mut Io,
-) {
+fn add_logs(setup: &Setup<'_>, entries: &[Entry], lines: &mut [Line], jobs: usize, io: &mut Io) {
     let base = setup.manifest.parent().unwrap_or(Path::new("."));
     let log = |line: &Line, repo: &Repo| {
         let (old, new) = line.update()?;
-        let source = Source::parse(&repo.source, base).and_then(|source| match mirror {
-            Some(mirror) => source.mirrored(mirror),
+        let source = Source::parse(&repo.source, base).and_then(|source| match setup.fleets.first() {
+            Some(fleet) => source.mirrored(&fleet.mirror),
             None => Ok(source),
         });
-        let source = source.map_err(|why| Fault::new(Cause::Manifest, why));
+        let source = source.map_err(|why| Fault::new(Cause::Manifest, why)).and_then(|source| match source {
+            Source::Http(_) | Source::Other(_) if setup.offline && setup.fleets.is_empty() => Err(git::offline()),
+            source => Ok(source),
+        });
         Some(source.and_then(|source| diff::log(setup.client, &source, old, new, Instant::now() + setup.timeout)))
     };
     let work: Vec<(&mut Line, &Entry)> =
