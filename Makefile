@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench campaign sweep sweep-cloner lint clean
+	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner campaign sweep sweep-cloner lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -97,6 +97,10 @@ campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with
 sweep: test-deps build ## ts: a fault at every system call, a million kicks, hundreds of schedules (half an hour)
 	STACKTIRA_BINARIES=$(abspath $(BINARIES)) $(CARGO) test --locked -p ts --test cli -- --ignored --nocapture --test-threads 1 \
 		a_fault_at_every_system_call a_million_kicks kicks_among_kills_in_hundreds
+
+bench-cloner: build ## cloner beside g10k, r10k and git (Debian: lighttpd, g10k, r10k); then 1,000 repositories
+	tests/bench/cloner
+	tests/bench/cloner --fleet 1000
 
 sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 180 sizes (half an hour)
 	$(CARGO) test --locked -p cloner --test cli -- --ignored --nocapture --test-threads 1 _leave_old_or_new_trees _leaves_old_or_new_trees

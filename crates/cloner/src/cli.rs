@@ -16,6 +16,8 @@ Examples:
       Plain trees without .git, each replaced at once
   cloner --mirror http://build1:8080/git repos.yaml
       Take everything from a mirror; the manifest stays as it is
+  cloner --cache /var/cache/cloner --offline repos.yaml
+      Use what an earlier run with this --cache fetched, and no network
   cloner --lock repos.lock repos.yaml
       Note the commits; with --locked another machine gets exactly these
   cloner --plan --diff repos.yaml --ref=stable/2026.1 --openstack::nova::ref master
@@ -33,7 +35,11 @@ Environment:
   http_proxy, https_proxy, all_proxy, no_proxy
       Proxies for HTTP, and hosts that are reached without one
   NETRC
-      File with credentials per host, instead of ~/.netrc
+      File with credentials per host, instead of ~/.netrc; git's credential helpers are asked where it has none
+  SSL_CERT_FILE, GIT_SSL_CAINFO
+      File of PEM certificates to trust instead of the built-in ones
+  SSH_AUTH_SOCK, HOME
+      What ssh needs to log in, for ssh sources
   NO_COLOR
       No colours in messages about the command line
 
