@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner campaign sweep sweep-cloner lint clean
+	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -93,6 +93,10 @@ bench: build ## speed beside the peers, interleaved: ts, hiera-consul, consul-wa
 campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with figures (a quarter of an hour)
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) STACKTIRA_BINARIES=$(abspath $(BINARIES)) \
 		$(CARGO) test --locked -p integration-tests --test tools -- --ignored --nocapture --test-threads 1 campaign_
+
+bench-mirror: build ## mirror-sync: promote and roll back 60,000 packages; 2,000 refreshes of apt while the pointer flips
+	tests/bench/mirror-promote.sh
+	STACKTIRA_REFRESHES=2000 $(CARGO) test --release --locked -p mirror-sync --test cli -- --nocapture refreshes_while_the_pointer_flips
 
 sweep: test-deps build ## ts: a fault at every system call, a million kicks, hundreds of schedules (half an hour)
 	STACKTIRA_BINARIES=$(abspath $(BINARIES)) $(CARGO) test --locked -p ts --test cli -- --ignored --nocapture --test-threads 1 \

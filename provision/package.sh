@@ -24,7 +24,8 @@ cp -r "$here/." "$work/opt/stacktira/provision/"
 cp "$here/../repos.yaml" "$work/opt/stacktira/repos.yaml"
 install -d "$work/opt/stacktira/share"
 install -m 755 "$here/../crates/ts/doc/puppet-shim" "$work/opt/stacktira/share/puppet-shim"
-for unit in stacktira-acl.service stacktira-metadata.service stacktira-watch.service stacktira-converge.service stacktira-converge.timer stacktira-mirror.service; do
+for unit in stacktira-acl.service stacktira-metadata.service stacktira-watch.service stacktira-converge.service stacktira-converge.timer stacktira-mirror.service \
+    stacktira-mirror-sync.service stacktira-mirror-sync.timer; do
     install -m 644 "$here/systemd/$unit" "$work/lib/systemd/system/$unit"
 done
 if [ -d "$binaries/../man" ]; then

@@ -23,6 +23,8 @@ Examples:
       mirror-sync serve --listen 0.0.0.0:8080
   What would a promote change?
       mirror-sync diff \"$old\" \"$new\"
+  Let a role try it first, then a quarter of the nodes, then all:
+      mirror-sync rollout start \"$id\" --channel stable --canary role=build --waves 25%
   On a node, follow the channel:
       mirror-sync apply
 
@@ -36,12 +38,12 @@ Environment:
 
 Exit status:
   0   done; `diff`: no difference
-  1   no: unknown snapshot, differences, damage, content refused, a signature that does not hold
+  1   no: unknown snapshot, differences, a channel that is too old, a rollout that went back, damage, content refused, a signature that does not hold
   2   usage
   65  the configuration, a manifest or a key cannot be used
   69  an upstream, the mirror or Consul is away
   73  cannot write
-  75  another writer is running, or somebody else moved the channel
+  75  another writer is running, a rollout is under way, or somebody else moved the channel
   77  denied: Consul's rights, a signing key that others may read, an unsafe directory";
 
 /// Mirror packages and git repositories as signed, immutable snapshots
