@@ -162,6 +162,10 @@ fn sweep_repositories(
         };
         result = result.and(done);
     }
+    let left = repositories(store)?;
+    if store.path("git/refs.index").exists() {
+        result = result.and(git.write_index(&left, config.jobs));
+    }
     result
 }
 

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use cloner::refsindex;
 use cloner::source::{HttpUrl, Mirror, Source};
 use toolkit::lock::FileLock;
 use toolkit::process::Group;
@@ -402,6 +403,51 @@ impl<'a> Git<'a> {
         let text = self.local_run(list, None, &directory.to_string_lossy())?;
         let pair = |line: &str| line.split_once(' ').map(|(target, name)| (name.to_owned(), target.to_owned()));
         Ok(text.lines().filter_map(pair).collect())
+    }
+
+    /// Writes `ROOT/git/refs.index`: what all repositories point at, in one file, for clients that only want to know
+    /// whether something is new. It is made of what is there, so one that a killed run left behind is mended.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]; [`Error::Write`].
+    pub(crate) fn write_index(&self, paths: &[String], jobs: usize) -> Result<()> {
+        let all = crate::parallel::map(jobs, paths, |path| self.index_entry(path));
+        let mut entries = Vec::with_capacity(paths.len());
+        for (path, entry) in paths.iter().zip(all) {
+            let entry = entry?;
+            // The format knows SHA-1 ids alone; of other repositories it says nothing.
+            if entry.refs.values().all(|(id, _)| id.len() == 40) {
+                entries.push((path.as_str(), entry));
+            }
+        }
+        let text = refsindex::write(entries.iter().map(|(path, refs)| (*path, refs)))
+            .map_err(|why| Error::rejected(refsindex::FILE, why))?;
+        let file = self.store.path("git").join(refsindex::FILE);
+        toolkit::atomic::write(&file, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(&file))
+    }
+
+    fn index_entry(&self, path: &str) -> Result<refsindex::Refs> {
+        let directory = self.directory(path);
+        let mut list = self.command(Some(&directory), None);
+        list.args([
+            "for-each-ref",
+            "--format=%(objectname) %(refname) %(*objectname)",
+            "--",
+            "refs/heads",
+            "refs/tags",
+        ]);
+        let text = self.local_run(list, None, path)?;
+        let mut found = refsindex::Refs { head: self.local(&directory)?.head, ..refsindex::Refs::default() };
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            if let (Some(target), Some(name)) = (words.next(), words.next()) {
+                let behind = words.next().filter(|commit| !commit.is_empty()).map(str::to_owned);
+                found.refs.insert(name.to_owned(), (target.to_owned(), behind));
+            }
+        }
+        // Of a repository without that branch HEAD stands for nothing.
+        found.head = found.head.filter(|head| found.refs.contains_key(head));
+        Ok(found)
     }
 
     fn with_retries<T>(

@@ -63,6 +63,11 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// A duration that may be absent.
+pub(super) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Duration>, D::Error> {
+    duration(from).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::parse_size;
@@ -76,9 +81,4 @@ mod tests {
             assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }
-}
-
-/// A duration that may be absent.
-pub(super) fn some_duration<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Duration>, D::Error> {
-    duration(from).map(Some)
 }

@@ -189,6 +189,11 @@ impl Server<'_> {
         request: &Request,
         keep_alive: bool,
     ) -> io::Result<(u16, bool)> {
+        let is_index = request.path.strip_prefix("/git/") == Some(cloner::refsindex::FILE);
+        if is_index && [Method::Get, Method::Head].contains(&request.method) && !request.has_body() {
+            let status = published::answer(stream, request, &self.git, cloner::refsindex::FILE, keep_alive)?;
+            return Ok((status, keep_alive));
+        }
         if request.path.starts_with("/git/") {
             return smart::answer(stream, reader, request, &self.git, &self.smart, keep_alive);
         }

@@ -56,6 +56,10 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     for (name, done) in debs.into_iter().chain(rpms) {
         report.take(&name, done, io)?;
     }
+    if config.sources.iter().any(|source| matches!(source, Source::Git(_))) {
+        let git = Git::writer(&store, &config.limits, &lock);
+        git.write_index(&crate::gc::repositories(&store)?, config.jobs)?;
+    }
     report.end()
 }
 

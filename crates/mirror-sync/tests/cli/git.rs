@@ -191,6 +191,29 @@ fn the_git_program_clones_fetches_and_goes_shallow() {
 }
 
 #[test]
+fn one_conditional_request_tells_whether_any_repository_is_new() {
+    let (site, old) = site();
+    site.run(&["sync"]).is(0);
+    let server = site.serve();
+    let url = format!("{}/git/refs.index", server.url());
+    let mut answer = ureq::get(&url).call().expect("served");
+    let etag = answer.headers()["etag"].clone();
+    let text = answer.body_mut().read_to_string().expect("text");
+    let index = cloner::refsindex::Index::parse(text).expect("whole");
+    let refs = index.find(PATH).expect("valid").expect("there");
+    assert_eq!(refs.head.as_deref(), Some("refs/heads/main"));
+    assert_eq!(refs.refs["refs/heads/main"], (old.clone(), None));
+    assert_eq!(refs.refs["refs/tags/v1"].1.as_deref(), Some(old.as_str()), "the commit behind the tag");
+    site.run(&["sync"]).is(0);
+    let again = ureq::get(&url).header("If-None-Match", &etag).call().expect("served");
+    assert_eq!(again.status().as_u16(), 304);
+    let new = push(&site, "next");
+    site.run(&["sync"]).is(0);
+    let mut changed = ureq::get(&url).header("If-None-Match", &etag).call().expect("served");
+    assert!(changed.body_mut().read_to_string().expect("text").contains(&new));
+}
+
+#[test]
 fn libgit2_clones_and_goes_shallow() {
     let (site, old) = site();
     site.snapshot();
