@@ -182,6 +182,13 @@ fn await_end(child: &mut Child, limit: Duration) -> bool {
     true
 }
 
+/// Whether strace has not yet started what it traces.
+fn is_starting(strace: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap_or_default();
+    let mut names = children.split_whitespace().map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")));
+    names.any(|name| name.is_ok_and(|name| name.trim_end() == "strace"))
+}
+
 /// What is there before the call that is hit, and that call.
 struct Stage {
     env: Env,
@@ -304,6 +311,10 @@ impl Stage {
         // go on without it, and then the call has to end.
         let traced = await_end(&mut child, if case.fault.is_some() { PATIENCE } else { LIMIT });
         if !traced {
+            // On a busy machine its own child may not be the program yet, and would wait for it for ever.
+            while child.try_wait().expect("ours").is_none() && is_starting(child.id()) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             child.kill().expect("ours");
         }
         let status = child.wait().expect("reaped");
