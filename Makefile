@@ -122,3 +122,10 @@ lint: ## formatting and clippy
 
 clean: ## remove what was built
 	$(CARGO) clean
+
+.PHONY: fuzz-mirror bench-mirror
+fuzz-mirror: ## mirror-sync: Packages, Release, repomd, primary and packages, ten minutes each
+	tests/fuzz-mirror.sh
+
+bench-mirror: build ## mirror-sync beside curl, aptly and createrepo_c
+	tests/bench/mirror.sh

@@ -78,6 +78,10 @@ pub enum Action {
         #[arg(long, value_name = "TEXT", default_value = "Stacktira mirror")]
         user_id: String,
     },
+    /// Say what the configuration means, and whether what it names can be used
+    ///
+    /// Reads keys, keyrings and catalogs; asks no upstream and changes nothing.
+    Check,
     /// Bring what the sources have into the store
     ///
     /// Changes nothing that is published and moves no channel. A source that fails keeps its last complete

@@ -84,7 +84,14 @@ impl Upstream {
             (Some(path), _) => path,
             (None, Source::Local(directory)) => {
                 let text = directory.to_str().ok_or("the path is not UTF-8")?.trim_matches('/');
-                format!("localhost/{}.git", text.strip_suffix(".git").unwrap_or(text))
+                // A hidden directory is no name in a mirror, but it may well hold repositories.
+                let parts = text.split('/').filter(|part| !matches!(*part, "" | "."));
+                let parts = parts.map(|part| match part.strip_prefix('.') {
+                    Some(rest) if part != ".." => format!("dot.{rest}"),
+                    _ => part.to_owned(),
+                });
+                let text = parts.collect::<Vec<_>>().join("/");
+                format!("localhost/{}.git", text.strip_suffix(".git").unwrap_or(&text))
             }
             (None, _) => return Err("the source has no place in a mirror".into()),
         };

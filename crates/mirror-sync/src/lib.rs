@@ -17,6 +17,7 @@
 
 mod apply;
 mod channel;
+mod check;
 pub mod cli;
 mod config;
 mod consul;
@@ -34,6 +35,8 @@ mod manifest;
 mod names;
 mod packing;
 mod parallel;
+#[doc(hidden)]
+pub mod parsers;
 mod publish;
 mod report;
 mod repository;
@@ -91,6 +94,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
 fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
     match action {
         Action::Keygen { .. } => {}
+        Action::Check => check::run(config, io)?,
         Action::Sync => sync::run(config, io)?,
         Action::Snapshot => {
             let id = snapshot::create(config, io)?;

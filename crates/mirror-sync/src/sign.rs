@@ -207,6 +207,17 @@ impl Keyring {
         Ok(armor(&bytes))
     }
 
+    /// Returns each key's fingerprint and first user id.
+    pub(crate) fn described(&self) -> Vec<(String, String)> {
+        let user = |key: &SignedPublicKey| {
+            key.details
+                .users
+                .first()
+                .map_or_else(String::new, |user| String::from_utf8_lossy(user.id.id()).into_owned())
+        };
+        self.0.iter().map(|key| (format!("{:X}", key.fingerprint()), user(key))).collect()
+    }
+
     /// Checks a detached signature, armoured or binary.
     ///
     /// # Errors

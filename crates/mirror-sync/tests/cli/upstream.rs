@@ -30,6 +30,8 @@ pub(crate) fn sign(site: &Site, key: &str, content: &str, detached: bool) -> Vec
         Subpacket::regular(SubpacketData::SignatureCreationTime(Timestamp::now())).expect("small"),
         Subpacket::regular(SubpacketData::IssuerFingerprint(key.primary_key.fingerprint())).expect("small"),
     ];
+    config.unhashed_subpackets =
+        vec![Subpacket::regular(SubpacketData::IssuerKeyId(key.primary_key.legacy_key_id())).expect("small")];
     let (key, none) = (&key.primary_key, Password::empty());
     if detached {
         let signature = config.sign(key, &none, content.as_bytes()).expect("signs");
@@ -246,6 +248,68 @@ fn a_closure_is_published_with_an_index_of_the_sites() {
         assert!(open.err.contains(part), "{part}: {}", open.err);
     }
     site.run(&["snapshot"]).is(1);
+}
+
+#[test]
+fn apt_installs_from_a_whole_mirror_and_from_a_closure() {
+    if !crate::apt::usable() {
+        return;
+    }
+    let mut site = Site::new();
+    let upstream = {
+        let mut repo = Repo::new(&site, "up");
+        repo.by_hash = true;
+        repo.add("app", "1.0", "Depends: libx (>= 2), mta\n");
+        repo.add("libx", "2.0", "");
+        repo.add("postfix", "3", "Provides: mta\n");
+        repo.add("exim", "4", "Provides: mta\n");
+        repo.add("unrelated", "1", "");
+        repo.publish();
+        repo.serve()
+    };
+    for (select, key, all) in [("", "up.gpg", 5), (", select: {closure: [app]}", "site.gpg", 4)] {
+        configure(&mut site, &upstream.url(), select);
+        let id = site.snapshot();
+        let server = site.serve();
+        let name = format!("apt-{all}");
+        let apt = crate::apt::Apt::new(&site.path(&name));
+        let line =
+            format!("deb [arch=amd64 signed-by={}] {}/snap/{id}/deb/up bookworm main\n", site.text(key), server.url());
+        std::fs::write(site.path(&name).join("etc/apt/sources.list"), line).expect("writable");
+        apt.update().is(0);
+        let names = names(&site, &id);
+        assert_eq!(names.len(), all);
+        // Everything that is published can be installed, one by one.
+        for package in &names {
+            let package = package.split(' ').next().expect("a name");
+            let planned = apt.run(&["install", "-s", "-y", "--no-install-recommends", package]).is(0);
+            assert!(planned.out.contains(&format!("Inst {package} ")), "{}", planned.out);
+        }
+        apt.run(&["install", "-d", "-y", "--no-install-recommends", "app"]).is(0);
+    }
+}
+
+#[test]
+fn the_configuration_is_explained() {
+    let mut site = Site::new();
+    drop(Repo::new(&site, "up"));
+    std::fs::write(
+        site.path("web.catalog.json"),
+        r#"{"name": "web1", "resources": [{"type": "Package", "title": "nginx"}]}"#,
+    )
+    .expect("writable");
+    let select = ", select: {closure: [app], packages: [web.catalog.json]}";
+    configure(&mut site, "http://me:s3cret@upstream.example/debian", select);
+    let said = site.run(&["check"]).is(0).out;
+    for part in
+        ["from http://upstream.example/debian", "signed by ", "    app", "catalog web.catalog.json of web1: nginx"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("s3cret"));
+    let fingerprint = "0".repeat(40);
+    configure(&mut site, "http://upstream.example", &format!(", fingerprints: ['{fingerprint}']"));
+    assert!(site.run(&["check"]).is(65).err.contains(&fingerprint));
 }
 
 #[test]

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the fuzz targets of mirror-sync one after the other, on a stable toolchain: coverage comes from the
+# compiler's own pass, the engine is libFuzzer. What breaks a target is kept below target/fuzz and ends the run.
+#
+#   tests/fuzz-mirror.sh [SECONDS [TARGET...]]        default: 600 seconds each, all targets
+set -euo pipefail
+
+seconds=${1:-600}
+shift || true
+repo=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+fuzz=$repo/crates/mirror-sync/fuzz
+target=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repo/target}/fuzz
+export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares"
+cargo build --manifest-path "$fuzz/Cargo.toml" --locked --release --target "$target" --bins
+
+names=("$@")
+[ $# -gt 0 ] || names=(packages release repomd primary package)
+for name in "${names[@]}"; do
+    corpus=$CARGO_TARGET_DIR/corpus/$name
+    mkdir -p "$corpus"
+    echo "--- $name"
+    # An input may take 5 s and the process 1 GiB, with coverage counted.
+    ("$CARGO_TARGET_DIR/$target/release/$name" -max_total_time="$seconds" -max_len=4096 -timeout=5 \
+        -rss_limit_mb=1024 -print_final_stats=1 -artifact_prefix="$CARGO_TARGET_DIR/$name-" "$corpus" "$fuzz/seeds/$name") 2>&1 |
+        grep -vE '^#[0-9]+[[:space:]]+(NEW|REDUCE|RELOAD|INITED|pulse)|^[[:space:]]+NEW_FUNC'
+done
