@@ -44,7 +44,8 @@ fn a_storm_of_writes_and_a_silent_denial() {
     until("the last value is seen", || bench.log("r").last().is_some_and(|last| last.contains("\"NTA=\"")));
     pause(300);
     let runs = bench.log("r").len();
-    assert!(runs <= 4, "{} runs for 50 writes", runs - 1);
+    // One at once, one for the rest; a pause of this machine may look like the end of the storm.
+    assert!(runs <= 7, "{} runs for 50 writes", runs - 1);
 
     // The token loses its rights: this version then answers that the prefix is empty.
     std::fs::write(&token, "").expect("written");
