@@ -164,10 +164,11 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// Writes page, status and figures; what does not work is warned of.
+/// Writes page, status and figures; what does not work is warned of. Where nothing is published yet there is
+/// nothing to say.
 pub(crate) fn publish(config: &Config, io: &mut Io) {
-    let written = config.root().and_then(|root| {
-        let store = Store::at(root);
+    let Some(store) = config.root().ok().map(Store::at).filter(|store| store.path("pub").is_dir()) else { return };
+    let written = (|| -> Result<()> {
         let status = gather(config, &store)?;
         let figures = figures(config, &status);
         let mut outputs = vec![
@@ -180,7 +181,7 @@ pub(crate) fn publish(config: &Config, io: &mut Io) {
             toolkit::atomic::write(&path, &bytes, 0o644).map_err(Error::write(&path))?;
         }
         Ok(())
-    });
+    })();
     if let Err(error) = written {
         io.warn(format_args!("the status page is not up to date: {}", exit::chain(&error)));
     }

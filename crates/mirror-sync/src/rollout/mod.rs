@@ -320,7 +320,11 @@ fn step(
             io.note(format_args!("a run with the snapshot failed on {node}"));
             next.failures.entry(node).or_default().insert(started);
         }
-        cluster.replace(&key(channel), &next, &seen)?;
+        // At once: where runs fail one after the other there may never be a look without a new one.
+        match judge(&next, &reports, files::now()) {
+            Verdict::Back(why) => finish(cluster, channel, &next, &seen, Phase::Returned, &why)?,
+            Verdict::Wait(_) | Verdict::Well => cluster.replace(&key(channel), &next, &seen)?,
+        };
         return step_again();
     }
     match judge(rollout, &reports, files::now()) {

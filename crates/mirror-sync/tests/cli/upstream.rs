@@ -361,10 +361,12 @@ fn faults_are_noticed_and_change_nothing() {
     configure(&mut site, &upstream.url(), "");
     let first = site.snapshot();
     site.run(&["promote", &first, "--channel", "stable"]).is(0);
-    repo_files.extend(tree(&site.path("mirror/pub")));
+    // The page and the figures say how the last attempt went; everything else is what clients read.
+    let said = ["index.html", "status.json", "metrics"];
+    repo_files.extend(tree(&site.path("mirror/pub")).into_iter().filter(|(path, _)| !said.contains(&path.as_str())));
     let unchanged = |site: &Site, what: &str| {
         for (path, content) in &repo_files {
-            assert_eq!(std::fs::read(site.path("mirror/pub").join(path)).expect("there"), *content, "{what}: {path}");
+            assert!(std::fs::read(site.path("mirror/pub").join(path)).expect("there") == *content, "{what}: {path}");
         }
         assert_eq!(site.run(&["snapshot"]).is(0).out.trim(), first, "{what}");
     };
