@@ -89,6 +89,11 @@ mirror=$(meta mirror_address '')
 if [ -n "$mirror" ] && [ "$(family)" = debian ]; then
     code=0
     mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
+    # Consul's policies may not be laid yet where the whole cluster is new.
+    if [ $code -eq 77 ] && retry 60 consul_answers; then
+        code=0
+        mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
+    fi
     # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
     case $code in 0) ;; 69) log "warning: the mirror cannot be asked; going on with what is here" ;; *) fail "mirror-sync apply" $code ;; esac
     dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
