@@ -94,7 +94,8 @@ campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) STACKTIRA_BINARIES=$(abspath $(BINARIES)) \
 		$(CARGO) test --locked -p integration-tests --test tools -- --ignored --nocapture --test-threads 1 campaign_
 
-bench-mirror: build ## mirror-sync: promote and roll back 60,000 packages; 2,000 refreshes of apt while the pointer flips
+bench-mirror: build ## mirror-sync beside curl, aptly and createrepo_c; 60,000 packages promoted; 2,000 refreshes of apt while the pointer flips
+	tests/bench/mirror.sh
 	tests/bench/mirror-promote.sh
 	STACKTIRA_REFRESHES=2000 $(CARGO) test --release --locked -p mirror-sync --test cli -- --nocapture refreshes_while_the_pointer_flips
 
@@ -112,7 +113,9 @@ sweep-cloner: test-deps ## cloner: a kill and an error at every system call on f
 sweep-mirror: test-deps ## mirror-sync: killed, and without space, at every system call that changes something (minutes)
 	$(CARGO) test --release --locked -p mirror-sync --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
-.PHONY: fuzz-hiera
+fuzz-mirror: ## mirror-sync: Packages, Release, repomd, primary and packages, ten minutes each
+	tests/fuzz-mirror.sh
+
 fuzz-hiera: ## hiera-consul: YAML, interpolation and coprocess, ten minutes each
 	tests/fuzz-hiera.sh
 
@@ -122,10 +125,3 @@ lint: ## formatting and clippy
 
 clean: ## remove what was built
 	$(CARGO) clean
-
-.PHONY: fuzz-mirror bench-mirror
-fuzz-mirror: ## mirror-sync: Packages, Release, repomd, primary and packages, ten minutes each
-	tests/fuzz-mirror.sh
-
-bench-mirror: build ## mirror-sync beside curl, aptly and createrepo_c
-	tests/bench/mirror.sh
