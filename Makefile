@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror lint clean
+	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror fuzz-hiera fuzz-mirror lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
