@@ -83,7 +83,7 @@ lock_facts() {
     [ -z "$vip" ] || fits vip "$vip" '[0-9]{1,3}([.][0-9]{1,3}){3}'
     provider=$(meta provider unknown)
     fits provider "$provider" '[a-z][a-z0-9_-]*'
-    stage=$(meta stage cloud)
+    stage=$(meta stage identity)
     fits stage "$stage" '[a-z][a-z0-9_-]*'
     openstack=$(meta openstack zed)
     fits openstack "$openstack" '[a-z0-9][a-z0-9.]*'
