@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use crate::window::Window;
+
 /// Largest stanza.
 const MAX_STANZA: usize = 1 << 20;
 /// What is read at a time.
@@ -9,16 +11,7 @@ const CHUNK: usize = 256 << 10;
 
 /// Stanzas of a stream.
 pub(crate) struct Stanzas<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    /// Where the next stanza begins in `buffer`, and where what was read ends.
-    start: usize,
-    end: usize,
-    /// Position of `buffer[0]` in the stream.
-    base: u64,
-    ended: bool,
-    /// How much is read at a time.
-    chunk: usize,
+    window: Window<R>,
 }
 
 /// One stanza: its lines, without the empty line after it.
@@ -42,7 +35,7 @@ impl<R: Read> Stanzas<R> {
     }
 
     fn with(reader: R, chunk: usize) -> Self {
-        Self { reader, buffer: vec![0; chunk], start: 0, end: 0, base: 0, ended: false, chunk }
+        Self { window: Window::new(reader, chunk) }
     }
 
     /// Returns the next stanza; `None` at the end.
@@ -52,61 +45,31 @@ impl<R: Read> Stanzas<R> {
     pub(crate) fn next(&mut self) -> io::Result<Option<Stanza<'_>>> {
         // Empty lines before it.
         loop {
-            while self.start < self.end && matches!(self.buffer[self.start], b'\n' | b'\r') {
-                self.start += 1;
-            }
-            if self.start < self.end {
+            let empty = self.window.bytes().iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+            self.window.drop_front(empty);
+            if self.window.len() > 0 {
                 break;
             }
-            if !self.fill()? {
+            if !self.window.grow()? {
                 return Ok(None);
             }
         }
-        let mut seen = self.start;
+        let mut seen = 0;
         let (end, next) = loop {
-            if let Some(found) = find_end(&self.buffer[self.start..self.end], seen - self.start) {
-                break (self.start + found, self.start + found + 1);
+            if let Some(found) = find_end(self.window.bytes(), seen) {
+                break (found, found + 1);
             }
-            if self.end - self.start > MAX_STANZA {
+            let length = self.window.len();
+            if length > MAX_STANZA {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a stanza is longer than 1 MiB"));
             }
-            let known = (self.end - self.start).saturating_sub(2);
-            if !self.fill()? {
-                break (self.end, self.end);
+            if !self.window.grow()? {
+                break (length, length);
             }
-            seen = self.start + known;
+            seen = length.saturating_sub(2);
         };
-        let start = self.start;
-        self.start = next;
-        Ok(Some(Stanza { offset: self.base + start as u64, text: &self.buffer[start..end] }))
-    }
-
-    /// Reads more; what was used is dropped. False at the end of the stream.
-    fn fill(&mut self) -> io::Result<bool> {
-        if self.ended {
-            return Ok(false);
-        }
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.base += self.start as u64;
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < self.end + self.chunk {
-            self.buffer.resize(self.end + self.chunk, 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(0) => {
-                    self.ended = true;
-                    return Ok(false);
-                }
-                Ok(count) => {
-                    self.end += count;
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (offset, text) = self.window.take(end, next);
+        Ok(Some(Stanza { offset, text }))
     }
 }
 
@@ -164,18 +127,7 @@ fn line_end(text: &[u8], from: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Gives a stream in small pieces.
-    struct Pieces<'a>(&'a [u8], usize);
-
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.0.len().min(self.1).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.0[..count]);
-            self.0 = &self.0[count..];
-            Ok(count)
-        }
-    }
+    use crate::window::Pieces;
 
     #[test]
     fn stanzas_are_the_same_however_they_arrive() {
@@ -196,6 +148,6 @@ mod tests {
     fn an_endless_line_ends_at_the_limit() {
         let mut stanzas = Stanzas::new(io::repeat(b'x').take(1 << 40));
         assert_eq!(stanzas.next().expect_err("refused").kind(), io::ErrorKind::InvalidData);
-        assert!(stanzas.buffer.len() < 3 << 20);
+        assert!(stanzas.window.held() < 3 << 20);
     }
 }

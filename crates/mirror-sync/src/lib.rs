@@ -52,6 +52,7 @@ mod store;
 mod sync;
 mod upstream;
 mod verify;
+mod window;
 
 use std::path::Path;
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::io::{self, Read};
 
+use crate::window::Window;
+
 /// Largest element of a package.
 const MAX_PACKAGE: usize = 32 << 20;
 const CHUNK: usize = 256 << 10;
@@ -18,17 +20,12 @@ pub(crate) struct Element<'a> {
 
 /// The package elements of `primary`, `filelists` or `other`.
 pub(crate) struct Packages<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    base: u64,
-    ended: bool,
+    window: Window<R>,
 }
 
 impl<R: Read> Packages<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, buffer: Vec::new(), start: 0, end: 0, base: 0, ended: false }
+        Self { window: Window::new(reader, CHUNK) }
     }
 
     /// Returns the next package; `None` at the end.
@@ -39,62 +36,30 @@ impl<R: Read> Packages<R> {
         const OPEN: &[u8] = b"<package";
         const CLOSE: &[u8] = b"</package>";
         loop {
-            match find(&self.buffer[self.start..self.end], 0, OPEN) {
-                Some(at) => {
-                    self.start += at;
-                    break;
-                }
-                None => {
-                    self.start = self.start.max(self.end.saturating_sub(OPEN.len() - 1));
-                    if !self.fill()? {
-                        return Ok(None);
-                    }
-                }
+            if let Some(at) = find(self.window.bytes(), 0, OPEN) {
+                self.window.drop_front(at);
+                break;
+            }
+            self.window.drop_front(self.window.len().saturating_sub(OPEN.len() - 1));
+            if !self.window.grow()? {
+                return Ok(None);
             }
         }
         let mut seen = 0;
         let length = loop {
-            if let Some(at) = find(&self.buffer[self.start..self.end], seen, CLOSE) {
+            if let Some(at) = find(self.window.bytes(), seen, CLOSE) {
                 break at + CLOSE.len();
             }
-            seen = (self.end - self.start).saturating_sub(CLOSE.len() - 1);
-            if self.end - self.start > MAX_PACKAGE {
+            seen = self.window.len().saturating_sub(CLOSE.len() - 1);
+            if self.window.len() > MAX_PACKAGE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a package element is longer than 32 MiB"));
             }
-            if !self.fill()? {
+            if !self.window.grow()? {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a package element does not end"));
             }
         };
-        let start = self.start;
-        self.start += length;
-        Ok(Some(Element { offset: self.base + start as u64, text: &self.buffer[start..start + length] }))
-    }
-
-    fn fill(&mut self) -> io::Result<bool> {
-        if self.ended {
-            return Ok(false);
-        }
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.base += self.start as u64;
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < self.end + CHUNK {
-            self.buffer.resize(self.end + CHUNK, 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Ok(0) => {
-                    self.ended = true;
-                    return Ok(false);
-                }
-                Ok(count) => {
-                    self.end += count;
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (offset, text) = self.window.take(length, length);
+        Ok(Some(Element { offset, text }))
     }
 }
 
@@ -268,17 +233,7 @@ pub(crate) fn escape(text: &str, into: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Pieces<'a>(&'a [u8], usize);
-
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.0.len().min(self.1).min(buffer.len());
-            buffer[..count].copy_from_slice(&self.0[..count]);
-            self.0 = &self.0[count..];
-            Ok(count)
-        }
-    }
+    use crate::window::Pieces;
 
     #[test]
     fn packages_are_the_same_however_they_arrive() {

@@ -5,22 +5,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::closure::{Need, Root, Universe};
 use super::debian::{Relation, compare, dependencies};
-use super::{Asked, Where};
+use super::{Asked, Text, Where};
 use crate::deb822::{Stanza, Stanzas};
 use crate::error::{Error, Result};
 use crate::state::Found;
 use crate::upstream::packages::Entry;
-
-/// Where a stanza can be read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Text<'a> {
-    File(u32),
-    Memory(&'a str),
-}
 
 /// A package that provides a name, and the version of it.
 type Provided = (u32, Option<Box<str>>);
@@ -157,15 +149,7 @@ impl<'a> Packages<'a> {
     }
 
     fn text(&self, package: &Package<'a>) -> Result<Vec<u8>> {
-        match package.text {
-            Text::Memory(text) => Ok(text.as_bytes().to_vec()),
-            Text::File(file) => {
-                let mut text = vec![0; package.length as usize];
-                let read = self.files[file as usize].read_exact_at(&mut text, package.place.offset);
-                read.map_err(|source| Error::Read { path: "the index".into(), source })?;
-                Ok(text)
-            }
-        }
+        package.text.read(&self.files, package.place.offset, package.length)
     }
 }
 

@@ -7,6 +7,10 @@ pub(crate) mod debian;
 pub(crate) mod rpm;
 
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::error::{Error, Result};
 
 /// A package that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,4 +44,28 @@ pub(crate) struct Where {
     pub(crate) index: u16,
     /// Position: in bytes, or the number of the package in a directory.
     pub(crate) offset: u64,
+}
+
+/// Where the description of a package can be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Text<'a> {
+    /// In this of the indices.
+    File(u32),
+    /// Here.
+    Memory(&'a str),
+}
+
+impl Text<'_> {
+    /// Reads the description: of an index, `length` bytes at `offset`.
+    fn read(self, files: &[File], offset: u64, length: u32) -> Result<Vec<u8>> {
+        match self {
+            Text::Memory(text) => Ok(text.as_bytes().to_vec()),
+            Text::File(file) => {
+                let mut text = vec![0; length as usize];
+                let read = files[file as usize].read_exact_at(&mut text, offset);
+                read.map_err(|source| Error::Read { path: "the index".into(), source })?;
+                Ok(text)
+            }
+        }
+    }
 }

@@ -4,20 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use super::closure::{Need, Root, Universe};
-use super::{Asked, Where};
+use super::{Asked, Text, Where};
 use crate::error::{Error, Result};
 use crate::rpm::package::{Capability, Package};
 use crate::rpm::version::Evr;
 use crate::rpm::xml::Packages as Elements;
-
-/// Where an element can be read again.
-enum Text<'a> {
-    File(u32),
-    Memory(&'a str),
-}
 
 struct Known<'a> {
     place: Where,
@@ -209,15 +202,7 @@ impl<'a> Packages<'a> {
     }
 
     fn text(&self, package: &Known<'a>) -> Result<Vec<u8>> {
-        match package.text {
-            Text::Memory(text) => Ok(text.as_bytes().to_vec()),
-            Text::File(file) => {
-                let mut text = vec![0; package.length as usize];
-                let read = self.files[file as usize].read_exact_at(&mut text, package.place.offset);
-                read.map_err(|source| Error::Read { path: "the index".into(), source })?;
-                Ok(text)
-            }
-        }
+        package.text.read(&self.files, package.place.offset, package.length)
     }
 }
 
