@@ -4,12 +4,13 @@
 //! list, may not prompt, and ends with the repository's time.
 
 use std::io::{Read as _, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use toolkit::process::Group;
 use toolkit::redact::Secret;
 
+use crate::program::with_environment;
 use crate::source::HttpUrl;
 
 /// User and password.
@@ -34,13 +35,7 @@ const PASSED: [&str; 8] = [
 
 /// Asks the helpers for credentials for `server`; none if there is no git, no helper, or no answer in time.
 pub(crate) fn ask(server: &HttpUrl, deadline: Instant) -> Option<Login> {
-    let mut command = Command::new("git");
-    command.env_clear();
-    for name in PASSED {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
+    let mut command = with_environment("git", &PASSED);
     command
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_ASKPASS", "")

@@ -22,6 +22,14 @@ const MAX_OUTPUT: u64 = 64 << 20;
 /// What ssh needs to find its own files and agent.
 const PASSED: [&str; 4] = ["HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK"];
 
+/// Returns a command that gets these variables of ours and no others.
+pub(crate) fn with_environment(program: &str, passed: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    command.envs(passed.iter().filter_map(|name| std::env::var_os(name).map(|value| (*name, value))));
+    command
+}
+
 /// Runs git for one source.
 #[derive(Debug)]
 pub(crate) struct Program<'a> {
@@ -94,13 +102,7 @@ impl<'a> Program<'a> {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("git");
-        command.env_clear();
-        for name in PASSED {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
+        let mut command = with_environment("git", &PASSED);
         command
             .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()))
             .env("LC_ALL", "C")
