@@ -28,22 +28,18 @@ make_value() {
     [ "$(wc -c <"$value")" = $size ] || die 1 "no $1 could be made of /dev/urandom"
 }
 
-# absent KEY: whether Consul says that it is not there; any other trouble ends the script.
-absent() {
-    absent_code=0
-    consul-kv get "$1" >/dev/null || absent_code=$?
-    case $absent_code in 0) return 1 ;; 1) return 0 ;; *) exit $absent_code ;; esac
-}
+# absent KEY: whether it is not among those that were there when we began.
+absent() { ! printf '%s\n' "$there" | grep -Fqx "$1"; }
 
 # share NAME KIND ROLE...: all roles get the value that the first of them has.
 share() {
     name=$1 kind=$2 first=$prefix/$3/$1
-    shift 2
     if absent "$first"; then
-        # Code 1: somebody else was faster. The value that is there counts.
         make_value "$kind"
+        # Code 1: somebody else was faster. The value that is there counts.
         consul-kv put "$first" - --cas 0 <"$value" >/dev/null || [ $? -eq 1 ]
     fi
+    shift 3
     for audience; do
         absent "$prefix/$audience/$name" || continue
         consul-kv get "$first" >"$value"
@@ -60,6 +56,11 @@ if [ -n "${1:-}" ]; then
     elected=0
     consul-elect once "$1" --mine >/dev/null || elected=$?
     case $elected in 0) mine=yes ;; 1) ;; *) exit $elected ;; esac
+fi
+if [ $mine = yes ]; then
+    listed=0
+    there=$(consul-kv list "$prefix/") || listed=$?
+    [ $listed -le 1 ] || exit $listed
 fi
 
 { printf '%s' "$list" | tr -d '[]"\n' | tr ',' '\n'; echo; } | while read -r entry; do
