@@ -114,10 +114,10 @@ sweep-mirror: test-deps ## mirror-sync: killed, and without space, at every syst
 	$(CARGO) test --release --locked -p mirror-sync --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
 fuzz-mirror: ## mirror-sync: Packages, Release, repomd, primary and packages, ten minutes each
-	tests/fuzz-mirror.sh
+	tests/fuzz.sh mirror-sync
 
 fuzz-hiera: ## hiera-consul: YAML, interpolation and coprocess, ten minutes each
-	tests/fuzz-hiera.sh
+	tests/fuzz.sh hiera-consul
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all -- --check
