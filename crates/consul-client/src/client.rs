@@ -146,6 +146,11 @@ impl Client {
         &self.inner.address
     }
 
+    /// Tells whether a [`Line`] to the agent stays on this host: nothing lies between that could vanish without closing it.
+    pub fn stays_on_host(&self) -> bool {
+        self.inner.plain.is_some_and(|address| address.ip().is_loopback())
+    }
+
     /// Keys and values.
     pub fn kv(&self) -> Kv<'_> {
         Kv::new(self)

@@ -9,7 +9,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, HeaderName, HeaderValue};
@@ -28,35 +28,61 @@ pub struct Line {
     end: LineEnd,
 }
 
-/// Ends a [`Line`] from another thread: whoever waits on it gets an error at once, and it is never opened again.
+/// Ends what goes on on a [`Line`] from another thread: whoever waits on it gets an error at once.
 #[derive(Debug, Clone, Default)]
 pub struct LineEnd(Arc<Mutex<End>>);
 
 #[derive(Debug, Default)]
 struct End {
     over: bool,
+    /// Whether it was cut, until the owner takes note.
+    cut: bool,
     stream: Weak<TcpStream>,
 }
 
 impl LineEnd {
-    /// Ends it.
+    /// Ends the line: it is never opened again.
     pub fn end(&self) {
-        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.lock();
         end.over = true;
-        if let Some(stream) = end.stream.upgrade() {
-            // It may be closed already.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        end.shutdown();
+    }
+
+    /// Ends the question that waits on the line, or the next one, until [`Line::take_cut`] says so to its owner.
+    pub fn cut(&self) {
+        let mut end = self.lock();
+        end.cut = true;
+        end.shutdown();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, End> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a connection, unless it is over.
     fn follow(&self, stream: &Arc<TcpStream>) -> Result<(), Fault> {
-        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if end.over {
-            return Err(Fault::Io(std::io::Error::other("the line was ended")));
-        }
+        let mut end = self.lock();
+        end.check()?;
         end.stream = Arc::downgrade(stream);
         Ok(())
+    }
+}
+
+impl End {
+    fn check(&self) -> Result<(), Fault> {
+        let said = match (self.over, self.cut) {
+            (false, false) => return Ok(()),
+            (true, _) => "the line was ended",
+            (false, true) => "the line was cut",
+        };
+        Err(Fault::Io(std::io::Error::other(said)))
+    }
+
+    fn shutdown(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -118,9 +144,15 @@ impl Line {
         self.end.clone()
     }
 
+    /// Returns whether the line was cut since this was asked last. Until then it answers nothing.
+    pub fn take_cut(&mut self) -> bool {
+        std::mem::take(&mut self.end.lock().cut)
+    }
+
     /// Sends a request whose head is `head` and returns the answer.
     pub(crate) fn exchange(&mut self, address: SocketAddr, head: &[u8], limits: Limits) -> Result<Received, Fault> {
         let deadline = Instant::now() + limits.total;
+        self.end.lock().check()?;
         let kept = self.open.take().filter(|open| open.address == address && open.used.elapsed() < IDLE);
         if let Some(open) = kept {
             match self.attempt(open, head, deadline, limits.body) {

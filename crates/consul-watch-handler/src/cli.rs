@@ -102,6 +102,10 @@ pub enum Action {
     /// first change runs the command at once, and those within 100ms of a run are gathered for up to 2s. `consul` takes address, token_file, ca_file, ca_path, client_cert,
     /// client_key, tls_server_name, namespace and partition; the environment wins over it.
     ///
+    /// max_wait (default 30s) is how long it may go unnoticed that Consul's state was put back without a word, as
+    /// by a restored snapshot, or that the agent hangs. One query asks again that often for all watches if the agent is
+    /// on this host; otherwise each does.
+    ///
     /// A services watch with a tag follows every service that carries the tag, and its instances. A failed
     /// command is tried again within 15 s. SIGHUP reads CONFIG again; SIGTERM ends the commands and the process.
     /// Each run that succeeded is a line on stderr. systemd is told what a service of Type=notify tells, and that the

@@ -1,7 +1,7 @@
 //! The configuration of `watch`: read with positions, checked whole before anything starts.
 //!
 //! ```yaml
-//! max_wait: 30s                  # a blocking query is asked again at least this often
+//! max_wait: 30s                  # somebody looks again at least this often, though nothing changed
 //! consul:                        # optional; the environment wins over it
 //!   address: https://127.0.0.1:8501
 //!   token_file: /etc/stacktira/token
@@ -31,8 +31,8 @@ use crate::payload::Kind;
 use crate::source::{Subject, check_key};
 use crate::state::check_name;
 
-/// How long a blocking query waits at most, unless the file says otherwise. Consul forgets to wake
-/// waiters when a snapshot is restored: this is how long that goes unnoticed.
+/// After how long somebody looks again though nothing changed, unless the file says otherwise: a restored snapshot
+/// that no query was told of goes unnoticed no longer.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// How long a command may run, unless the file says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -40,7 +40,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// A configuration that can be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How long a blocking query waits at most.
+    /// After how long somebody looks again though nothing changed.
     pub max_wait: Duration,
     /// Settings of Consul, as pairs of an environment variable's name and the value that holds where it is not set.
     pub consul: Vec<(&'static str, OsString)>,

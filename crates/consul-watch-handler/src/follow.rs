@@ -1,9 +1,10 @@
 //! Readers: threads that ask Consul with blocking queries and put what they see on the board of their watch.
 //!
-//! A reader never runs a command, so it is back at Consul at once and misses nothing while one runs. It asks again
-//! after `max_wait` even if nothing happened, because a restored snapshot wakes nobody. It
+//! A reader never runs a command, so it is back at Consul at once and misses nothing while one runs. It
 //! follows Consul's rules for indexes, asks at most ten times a second in the long run, and pauses up to 5 s after
-//! an error. An error changes nothing on the board but the trouble that is shown.
+//! an error. An error changes nothing on the board but the trouble that is shown. A query that ends early without news
+//! was ended by a restored snapshot: what came with it is of the store that was left, so it is asked again at once.
+//! One reader looks again after `max_wait` for all ([`crate::lookout`]).
 //!
 //! A watch of tagged services has one reader for the list of services and one for each service that carries the tag.
 //! The alternative, one query on all checks, wakes every watcher for every check of the cluster;
@@ -19,6 +20,7 @@ use toolkit::backoff::{Backoff, random_fraction};
 use crate::Settings;
 use crate::board::{Board, Message};
 use crate::error::Error;
+use crate::lookout::{Lookout, Place, RELIEVED};
 use crate::payload;
 use crate::runner::Runner;
 use crate::source::{self, Subject};
@@ -33,11 +35,12 @@ const STACK: usize = 512 << 10;
 pub(crate) struct Link {
     settings: Settings,
     client: Mutex<Client>,
+    lookout: Lookout,
 }
 
 impl Link {
     pub(crate) fn new(settings: Settings) -> Result<Link, Error> {
-        Ok(Link { client: Mutex::new(settings.client()?), settings })
+        Ok(Link { client: Mutex::new(settings.client()?), settings, lookout: Lookout::default() })
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -170,23 +173,35 @@ impl Reader {
     }
 
     fn ask(&self, go_on: impl Fn() -> bool, mut deliver: impl FnMut(Value, u64)) {
-        let Watch { board, link, max_wait, .. } = &*self.watch;
+        let Watch { board, link, .. } = &*self.watch;
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
         let mut pace = Pace::new();
         let mut line = Line::new();
         self.watch.ends.lock().expect("no holder panics").push(line.end());
+        let place = self.subject.has_index_of_store().then(|| link.lookout.join(line.end()));
         let mut index = 0;
         while go_on() {
-            let query = if index == 0 { Query::new() } else { Query::blocking(index, self.wait()) };
-            board.promise(&self.part, *max_wait * 2 + PATIENCE);
-            match self.subject.read_on(&link.client(), &mut line, &query) {
+            if line.take_cut() {
+                index = 0;
+            }
+            let client = link.client();
+            let is_relieved = client.stays_on_host() && place.as_ref().is_some_and(Place::is_relieved);
+            let wait = self.wait(is_relieved);
+            let query = if index == 0 { Query::new() } else { Query::blocking(index, wait) };
+            board.promise(&self.part, wait * 2 + PATIENCE);
+            let asked = Instant::now();
+            match self.subject.read_on(&client, &mut line, &query) {
                 Ok(answer) => {
                     if !go_on() {
                         return;
                     }
                     backoff.reset();
                     board.fine(&self.part);
-                    index = self.subject.next_index(index, &answer.meta);
+                    if let Some(place) = &place {
+                        place.saw(answer.meta.index);
+                    }
+                    let ended_early = place.is_some() && answer.meta.index == index && asked.elapsed() < wait;
+                    index = if ended_early { 0 } else { self.subject.next_index(index, &answer.meta) };
                     match payload::check(self.subject.kind(), &answer.value) {
                         Ok(()) => deliver(answer.value, answer.meta.index),
                         // An answer of another shape is no answer; that it comes again is paced below.
@@ -199,8 +214,18 @@ impl Reader {
                         return;
                     }
                 }
+                // Recalled: no trouble, but a reason to look.
+                Err(_) if line.take_cut() => {
+                    index = 0;
+                    if board.rest(pace.pause()) {
+                        return;
+                    }
+                }
                 Err(error) => {
                     board.trouble(&self.part, &error);
+                    if let Some(place) = &place {
+                        place.in_trouble();
+                    }
                     if error.class() == Class::Denied {
                         link.renew();
                     }
@@ -213,8 +238,9 @@ impl Reader {
     }
 
     /// Consul adds up to a sixteenth of its own; some of ours spreads watches that started together.
-    fn wait(&self) -> Duration {
-        self.watch.max_wait.mul_f64((0.85 + 0.15 * random_fraction()) * 16.0 / 17.0)
+    fn wait(&self, is_relieved: bool) -> Duration {
+        let longest = if is_relieved { RELIEVED.max(self.watch.max_wait) } else { self.watch.max_wait };
+        longest.mul_f64((0.85 + 0.15 * random_fraction()) * 16.0 / 17.0)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod config;
 pub mod error;
 mod follow;
 pub mod handle;
+mod lookout;
 mod notify;
 pub mod payload;
 pub mod replay;

@@ -151,12 +151,18 @@ impl Subject {
         Ok(answer)
     }
 
+    /// Whether the index of its answers is that of Consul's store, so that it falls when an older store takes the place.
+    #[must_use]
+    pub fn has_index_of_store(&self) -> bool {
+        !matches!(self, Subject::Event { .. })
+    }
+
     /// Returns the index to ask with next.
     #[must_use]
     pub fn next_index(&self, previous: u64, meta: &Meta) -> u64 {
         match self {
             // Made from the event's id: it only says "same or other".
-            Subject::Event { .. } => meta.index.max(1),
+            _ if !self.has_index_of_store() => meta.index.max(1),
             _ => consul_client::next_index(previous, meta.index),
         }
     }

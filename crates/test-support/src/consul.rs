@@ -144,6 +144,8 @@ struct State {
     lock_delays: BTreeMap<String, Instant>,
     sessions: BTreeMap<String, SessionState>,
     next_session: u64,
+    /// How many times a snapshot was restored.
+    restored: u64,
     /// How many TTLs a session lives.
     grace: u32,
     instances: BTreeMap<(String, String), Instance>,
@@ -172,6 +174,7 @@ impl FakeConsul {
             lock_delays: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 0,
+            restored: 0,
             grace: 1,
             instances: BTreeMap::new(),
             events: Vec::new(),
@@ -343,18 +346,18 @@ impl FakeConsul {
         self.change(|state| state.token = Some(token.to_owned()));
     }
 
-    /// Puts all indexes back, as a restored snapshot does, and waits for nobody to notice.
-    pub fn reset_indexes(&self, index: u64) {
-        // Waiting queries are not woken: this is what makes a restore dangerous.
-        let mut state = self.state();
-        state.index = index;
-        state.kv_index = state.kv_index.min(index);
-        state.catalog_index = state.catalog_index.min(index);
-        state.session_index = state.session_index.min(index);
-        for entry in state.kv.values_mut() {
-            entry.modify = entry.modify.min(index);
-            entry.create = entry.create.min(index);
-        }
+    /// Puts the store back to `index` and these values, as a restored snapshot does. Queries that wait end with what they
+    /// were about to say, unchanged and of the store that was left.
+    pub fn restore(&self, index: u64, values: &[(&str, &[u8])]) {
+        self.change(|state| {
+            state.restore(index, values);
+            state.restored += 1;
+        });
+    }
+
+    /// Does the same and tells no query that waits.
+    pub fn restore_silently(&self, index: u64, values: &[(&str, &[u8])]) {
+        self.state().restore(index, values);
     }
 
     /// Returns all requests so far, as `METHOD path?query`.
@@ -395,6 +398,22 @@ impl State {
     fn bump(&mut self) -> u64 {
         self.index += 1;
         self.index
+    }
+
+    fn restore(&mut self, index: u64, values: &[(&str, &[u8])]) {
+        self.kv.clear();
+        self.tombstones.clear();
+        for (key, value) in values {
+            self.put(key, value, 0);
+        }
+        for entry in self.kv.values_mut() {
+            entry.modify = entry.modify.min(index);
+            entry.create = entry.create.min(index);
+        }
+        self.index = index;
+        for each in [&mut self.kv_index, &mut self.catalog_index, &mut self.session_index] {
+            *each = index.min(*each);
+        }
     }
 
     fn put(&mut self, key: &str, value: &[u8], flags: u64) -> u64 {
@@ -671,7 +690,12 @@ fn answer(asked: &Asked, shared: &Shared) -> Told {
     let deadline = Instant::now() + duration(asked.parameters.get("wait")).unwrap_or_default();
     let known: u64 = asked.parameters.get("index").and_then(|index| index.parse().ok()).unwrap_or(0);
     let mut state = lock(shared);
+    let restored = state.restored;
+    let mut left_behind = None;
     loop {
+        if let Some(told) = left_behind.take_if(|_| state.restored != restored) {
+            return told;
+        }
         state.expire_due();
         if let Some(token) = &state.token
             && asked.token.as_ref() != Some(token)
@@ -696,6 +720,7 @@ fn answer(asked: &Asked, shared: &Shared) -> Told {
         if known == 0 || newer || left.is_zero() || !shared.up.load(Ordering::SeqCst) {
             return told;
         }
+        left_behind = Some(told);
         // Short steps, so that sessions end while everybody waits.
         state = wait(shared, state, left.min(Duration::from_millis(100)));
     }

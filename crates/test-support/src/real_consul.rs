@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct RealConsul {
     child: Child,
+    binary: PathBuf,
     port: u16,
     https: u16,
     dir: tempfile::TempDir,
@@ -84,7 +85,7 @@ impl RealConsul {
                 .spawn()
                 .expect("the binary was just found");
             if leads(&mut child, http) {
-                return Some(RealConsul { child, port: http, https, dir });
+                return Some(RealConsul { child, binary, port: http, https, dir });
             }
             end(&mut child);
         }
@@ -100,6 +101,17 @@ impl RealConsul {
     /// `dc1-client-consul-0-key.pem`, and `other-agent-ca.pem` of an authority that signed nothing.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Saves the state as a file (`save`), or goes back to what was saved (`restore`).
+    pub fn snapshot(&self, verb: &str) {
+        let done = Command::new(&self.binary)
+            .args(["snapshot", verb])
+            .arg(format!("-http-addr={}", self.url()))
+            .arg(self.file("snapshot"))
+            .output()
+            .expect("the binary runs already");
+        assert!(done.status.success(), "snapshot {verb}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Returns `http://127.0.0.1:PORT`, for `CONSUL_HTTP_ADDR`.

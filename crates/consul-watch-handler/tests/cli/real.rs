@@ -1,6 +1,6 @@
 //! A real Consul, where the machine has one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consul_client::{Client, Config, Query};
 use serde_json::json;
@@ -64,4 +64,29 @@ fn a_storm_of_writes_and_a_silent_denial() {
     root.kv().put("app/k", b"later").expect("written");
     std::fs::write(&token, ROOT).expect("written");
     until("it is seen", || bench.log("r").last().is_some_and(|last| last.contains("\"bGF0ZXI=\"")));
+}
+
+#[test]
+fn a_restored_snapshot_is_noticed_at_once() {
+    let Some(real) = RealConsul::start(&json!({})) else { return };
+    let bench = Bench::new();
+    let run = bench.recorder("r");
+    let root = client(&real.url(), None);
+    root.kv().put("app/k", b"A").expect("written");
+    real.snapshot("save");
+    root.kv().put("app/k", b"B").expect("written");
+    for number in 0..20 {
+        root.kv().put("app/other", format!("{number}").as_bytes()).expect("written");
+    }
+    let _watch = bench.watch_at(
+        &real.url(),
+        &format!("watches:\n- {{name: k, type: key, key: app/k, debounce: 20ms..1s, run: [{run}]}}\n"),
+    );
+    until("the first observation", || bench.log("r").last().is_some_and(|last| last.contains("\"Qg==\"")));
+    // It must be waiting, which nothing tells from outside.
+    pause(500);
+    let restored = Instant::now();
+    real.snapshot("restore");
+    until("it is noticed", || bench.log("r").last().is_some_and(|last| last.contains("\"QQ==\"")));
+    assert!(restored.elapsed() < Duration::from_secs(10), "at once, and not after max_wait");
 }

@@ -137,14 +137,43 @@ fn a_restored_snapshot_is_noticed() {
         bench.consul.put("app/x", b"more");
         bench.consul.put("app/x", b"and more");
     }
-    let _watch = bench.watch(&format!(
-        "max_wait: 2s\nwatches:\n- {{name: k, type: key, key: app/k, debounce: 20ms..1s, run: [{run}]}}\n"
-    ));
+    let _watch =
+        bench.watch(&format!("watches:\n- {{name: k, type: key, key: app/k, debounce: 20ms..1s, run: [{run}]}}\n"));
     until("the first observation", || bench.log("r").len() == 1);
-    // The value of before at an index of before; nobody who waits is woken.
-    bench.consul.put("app/k", b"A");
-    bench.consul.reset_indexes(old);
+    until("it waits", || bench.consul.requests().iter().any(|request| request.contains("index=")));
+    // The value of before at an index of before; whoever waits is told what was.
+    let restored = Instant::now();
+    bench.consul.restore(old, &[("app/k", b"A")]);
     until("it is noticed", || bench.log("r").last().is_some_and(|last| value(last) == "QQ=="));
+    assert!(restored.elapsed() < Duration::from_secs(10), "at once, and not after max_wait");
+}
+
+#[test]
+fn one_watch_looks_again_for_all() {
+    let bench = Bench::new();
+    let run = bench.recorder("r");
+    bench.consul.put("app/0", b"A");
+    let old = bench.consul.put("app/1", b"A");
+    for number in 0..20 {
+        bench.consul.put(&format!("app/{number}"), b"B");
+    }
+    let watches: String =
+        (0..20).map(|number| format!("- {{name: w{number}, type: key, key: app/{number}, run: [{run}]}}\n")).collect();
+    let _watch = bench.watch(&format!("max_wait: 1s\nwatches:\n{watches}"));
+    until("the first observations", || bench.log("r").len() == 20);
+    let asked = || bench.consul.requests().len();
+    until("the others are relieved", || {
+        let before = asked();
+        pause(3000);
+        asked() - before <= 6
+    });
+    let watching = asked();
+    until("one of them goes on", || asked() >= watching + 2);
+    // Nobody who waits is told, and only two keys are as they were when it was saved.
+    bench.consul.restore_silently(old, &[("app/0", b"A"), ("app/1", b"A")]);
+    until("all have looked", || bench.log("r").len() == 40);
+    let values: Vec<String> = bench.log("r")[20..].iter().map(|line| value(line)).collect();
+    assert_eq!(values.iter().filter(|value| *value == "QQ==").count(), 2, "{values:?}");
 }
 
 #[test]
