@@ -10,8 +10,8 @@ use consul_client::{Class, Client, Error, KvPair, Query, next_index};
 use toolkit::Io;
 use toolkit::backoff::Backoff;
 
-/// How often the wait is spoken of. Also the longest query, so that a restored snapshot, which wakes
-/// nobody, is noticed.
+/// How often the wait is spoken of. Also the longest query, so that a restored snapshot, whose indexes may be lower
+/// than the one that is waited on, is noticed.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long a query may take beyond its wait.
 const SLACK: Duration = Duration::from_secs(5);

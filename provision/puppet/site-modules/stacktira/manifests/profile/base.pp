@@ -2,7 +2,7 @@
 #
 # @param motd text of /etc/motd
 # @param watches changes in Consul that ask for a run, by name: the options of `consul-watch-handler`
-# @param max_wait after how long a watch looks again though Consul told of no change
+# @param max_wait after how long the watches look again though Consul told of no change
 class stacktira::profile::base (
   String $motd,
   Hash[String, Hash[String, Variant[String, Boolean, Array[String]]]] $watches,
