@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# All nodes together: up, status, kick, logs, destroy.
+# All nodes together: up, kick, destroy.
 
 cluster_prepare() {
     local box pool
@@ -139,92 +139,6 @@ cluster_wait() {
     control=$(nodes_of_role control | sed -n 1p)
     wait_until 300 cluster_has_hypervisor "$control" || cluster_failed "$token_asker" "no hypervisor and network agents are up after 300 s"
     lap "up: $token_asker is a hypervisor; next: stk-local exec $control bash /vagrant/tests/simplenova.sh"
-}
-
-# Whether Nova and Neutron have what a server needs: a hypervisor, and an agent for its addresses.
-cluster_has_hypervisor() {
-    machine_exec "$1" sh -c '. /root/openrc && openstack hypervisor list -f value -c State && openstack network agent list -f value -c Binary' 2>/dev/null |
-        awk '$1 == "up" || $1 == "neutron-dhcp-agent" { found[$1] = 1 } END { exit !(found["up"] && found["neutron-dhcp-agent"]) }'
-}
-
-# Asks from the hypervisor, through the proxy, for a token of the administrator. The password goes by stdin.
-cluster_token() {
-    local control
-    control=$(nodes_of_role control | sed -n 1p)
-    token_asker=$(nodes_of_role hyper | sed -n 1p)
-    vip=$(address_of "$(nodes_of_role proxy | sed -n 1p)")
-    local openrc=$state/$control/root/root/openrc user password project
-    [ -e "$openrc" ] || return 1
-    user=$(sed -n 's/^export OS_USERNAME=//p' "$openrc")
-    password=$(sed -n 's/^export OS_PASSWORD=//p' "$openrc")
-    project=$(sed -n 's/^export OS_PROJECT_NAME=//p' "$openrc")
-    token_answer=$(
-        printf '{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"%s","domain":{"id":"default"},"password":"%s"}}},"scope":{"project":{"name":"%s","domain":{"id":"default"}}}}}' "$user" "$password" "$project" |
-            machine_exec "$token_asker" curl -s -m 20 -w '\n%{http_code}' -H 'Content-Type: application/json' --data @- "http://$vip:5000/v3/auth/tokens" 2>/dev/null |
-            awk 'NR == 1 { body = $0 } END { if ($0 != "201") exit 1; match(body, /"expires_at": *"[^"]*"/); print "201," , substr(body, RSTART, RLENGTH) }'
-    ) || return 1
-}
-
-# Says which node stopped at which step, and where to read on.
-cluster_failed() {
-    local node=$1 step
-    step=$(cat "$state/$node/root/var/lib/stacktira/bootstrap.step" 2>/dev/null || echo 'before the first step')
-    say "error: $node: $2"
-    say "  step: ${step}; last run: code $(cluster_last "$node" exit_code), reason $(cluster_last "$node" reason)"
-    say "  log: stk-local logs $node"
-    cluster_logs "$node" 2>/dev/null | tail -n 8 >&2 || true
-    exit 1
-}
-
-# What a node says of itself: its journal, its history of runs, and the output of the newest one.
-cluster_logs() {
-    each_known "$1"
-    [ -d "$state/$1" ] || die 1 "$1 was never up; next: stk-local up $1"
-    local root=$state/$1/root units=(--unit=stacktira-bootstrap --unit=stacktira-watch --unit=stacktira-converge --unit=stacktira-mirror)
-    journalctl --quiet --no-pager --output=short-iso --directory="$root/var/log/journal" "${units[@]}" || true
-    printf '== runs: start, code, duration, reason\n'
-    tail -n 20 "$root/var/lib/stacktira/runs" 2>/dev/null || true
-    if machine_pid "$1" >/dev/null; then
-        printf '== output of the newest run\n'
-        machine_exec "$1" ts --queue converge --output 2>&1 | tail -n 200
-    else
-        printf '== console\n'
-        tail -n 50 "$state/$1/console.log"
-    fi
-}
-
-cluster_node_state() {
-    local node=$1
-    if [ ! -d "$state/$node" ]; then echo absent
-    elif ! machine_pid "$node" >/dev/null; then echo stopped
-    elif ! has_file "$node" /var/lib/stacktira/bootstrapped; then echo bootstrapping
-    elif [ "$(cluster_last "$node" state)" = running ]; then echo running
-    elif cluster_converged "$node"; then echo converged
-    elif [ -n "$(cluster_last "$node" exit_code)" ]; then echo failed
-    else echo waiting; fi
-}
-
-cluster_status() {
-    local json=no node pid code at current
-    case ${1:-} in
-        '') ;;
-        --json) json=yes ;;
-        *) usage_error "status: unknown option $1" ;;
-    esac
-    [ $json = yes ] || printf '%-10s %-8s %-16s %-8s %-14s %-5s %s\n' NODE ROLE ADDRESS PID STATE CODE 'LAST RUN'
-    for node in $(node_names); do
-        pid=$(machine_pid "$node") || pid=null
-        current=$(cluster_node_state "$node")
-        code=$(cluster_last "$node" exit_code)
-        at=$(cluster_last "$node" started)
-        if [ $json = yes ]; then
-            [ -z "$at" ] || at="\"$at\""
-            printf '{"type":"node","v":1,"node":"%s","role":"%s","address":"%s","pid":%s,"state":"%s","exit_code":%s,"started":%s}\n' \
-                "$node" "$(role_of "$node")" "$(address_of "$node")" "$pid" "$current" "${code:-null}" "${at:-null}"
-        else
-            printf '%-10s %-8s %-16s %-8s %-14s %-5s %s\n' "$node" "$(role_of "$node")" "$(address_of "$node")" "${pid#null}" "$current" "${code:--}" "${at:--}"
-        fi
-    done
 }
 
 cluster_kick() {

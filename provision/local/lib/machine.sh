@@ -78,48 +78,6 @@ machine_metadata() {
 EOF
 }
 
-# The cgroup directories of a node: one per hierarchy of version 1, or the one of version 2.
-machine_cgroups() {
-    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-        printf '/sys/fs/cgroup/%s/%s\n' "$prefix" "$1"
-        return
-    fi
-    local hierarchy
-    for hierarchy in /sys/fs/cgroup/*/; do
-        [ ! -w "${hierarchy}cgroup.procs" ] || [ -L "${hierarchy%/}" ] || printf '%s%s/%s\n' "$hierarchy" "$prefix" "$1"
-    done
-}
-
-machine_make_cgroups() {
-    local node=$1 group limit
-    limit=$(($(memory_of "$node") * 1024 * 1024))
-    for group in $(machine_cgroups "$node"); do
-        mkdir -p "$group" || continue
-        if [ -e "$group/cpuset.mems" ]; then
-            local parent
-            parent=$(dirname "$group")
-            cat "$parent/../cpuset.cpus" >"$parent/cpuset.cpus"
-            cat "$parent/../cpuset.mems" >"$parent/cpuset.mems"
-            cat "$parent/cpuset.cpus" >"$group/cpuset.cpus"
-            cat "$parent/cpuset.mems" >"$group/cpuset.mems"
-        fi
-        [ ! -e "$group/memory.limit_in_bytes" ] || printf '%s\n' "$limit" >"$group/memory.limit_in_bytes"
-        if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-            printf '+memory\n' >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
-            printf '+memory\n' >"$(dirname "$group")/cgroup.subtree_control" 2>/dev/null || true
-            [ ! -e "$group/memory.max" ] || printf '%s\n' "$limit" >"$group/memory.max"
-        fi
-    done
-}
-
-# Moves the calling shell into the node's cgroups, so that the node's limits hold for what it starts.
-machine_join_cgroups() {
-    local group
-    for group in $(machine_cgroups "$1"); do
-        { printf '%s\n' "$BASHPID" >"$group/cgroup.procs"; } 2>/dev/null || true
-    done
-}
-
 machine_boot() {
     local node=$1 dir=$state/$1 pid supervisor
     ! machine_pid "$node" >/dev/null || return 0
@@ -173,21 +131,6 @@ machine_descendants() {
         [ -n "$level" ] || return 0
         printf '%s\n' "$level"
     done
-}
-
-# Kills whatever is in the node's cgroups: a node whose record was lost must not live on.
-machine_kill_leftovers() {
-    local group pids attempt
-    for attempt in $(seq 50); do
-        pids=$(for group in $(machine_cgroups "$1"); do
-            [ ! -d "$group" ] || find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null
-        done | sort -u | grep -v '^0$' || true)
-        [ -n "$pids" ] || return 0
-        # shellcheck disable=SC2086 # a list of numbers
-        kill -KILL $pids 2>/dev/null || true
-        sleep 0.1
-    done
-    die 1 "$1: processes that do not die (attempt $attempt): $pids"
 }
 
 machine_exec() {
