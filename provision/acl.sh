@@ -98,10 +98,12 @@ entitle() {
 
 led() { [ "$(ask "$work/manager" GET acl/token/self)" = 200 ]; }
 retry "${STACKTIRA_WAIT:-60}" led || die 69 "Consul has no leader that knows the management token"
-for name in agent default node sealed hypervisor operator; do policy "$name"; done
+for name in agent default node sealed hypervisor mirror operator; do policy "$name"; done
 entitle agent cluster agent
 entitle default cluster default
 entitle node cluster node sealed
 entitle hypervisor hyper node sealed hypervisor
 entitle operator control node operator
+# A cluster whose mirror belongs to none of its nodes has no such secret.
+[ ! -s "$secrets_dir/mirror" ] || entitle mirror mirror node sealed mirror
 log "policies and tokens are in place"

@@ -18,7 +18,7 @@ Usage: build.sh [mirror] [--help]
 Metadata: mirror_address, mirror_channel, mirror_debs (default: /srv/debs), mirror_extra_debs, mirror_git,
 repos_manifest.
 
-Exit status: 0 done   1 or mirror-sync's own: the mirror is not made   2 usage   69 Consul has no leader
+Exit status: 0 done   1 or mirror-sync's own: the mirror is not made   2 usage   65 no secret mirror   69 Consul has no leader
 END
 }
 
@@ -86,8 +86,11 @@ case ${1:-} in
         if systemd_running; then
             retry 300 consul_answers || die 69 "Consul has no leader after 300 s"
             channel=$(meta mirror_channel stable)
-            "$bin/consul-kv" get "stacktira/mirror/channel/$channel" >/dev/null 2>&1 ||
+            if ! "$bin/consul-kv" get "stacktira/mirror/channel/$channel" >/dev/null 2>&1; then
+                [ ! -s "$config_dir/consul.token" ] || [ -s "$config_dir/secrets/mirror" ] ||
+                    die 65 "no secret mirror in $config_dir/secrets: this node may not record the channel $channel in Consul; next: provision/secrets.sh"
                 retry 120 "$bin/mirror-sync" --config "$config" promote "$(json_get "$state_dir/mirror/pub/channel/$channel.json" snapshot)" --channel "$channel"
+            fi
         fi
         exec "$here/puppet.sh"
         ;;

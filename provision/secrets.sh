@@ -8,14 +8,15 @@ usage() {
 Usage: secrets.sh make DIR [--tls CONSUL [DATACENTER]]
        secrets.sh install DIR ROLE TARGET
 
-  make       makes what is missing in DIR: the files cluster, control, hyper and management, 40 random letters and
-             digits each; with --tls also a certificate authority and a certificate for Consul's servers, by the Consul
+  make       makes what is missing in DIR: the files cluster, control, hyper, mirror and management, 40 random letters
+             and digits each; with --tls also a certificate authority and a certificate for Consul's servers, by the Consul
              program CONSUL
   install    copies what a node of ROLE may have from DIR to TARGET, which is /etc/stacktira/secrets on the node
 
   cluster       every node     gossip key, and the tokens of the agent, of the tools, and of who has none
   control       control, infra the token that may also write below hiera/, and everything below stacktira/secret/
   hyper         hyper, infra   the token that may read the services' passwords that a hypervisor needs
+  mirror        build, infra   the token that may move the pointers of the mirror
   management    infra          the token that may do everything
   ca.pem        every node     server.pem, server-key.pem: infra; ca-key.pem stays in DIR, and belongs on no node
 
@@ -46,7 +47,7 @@ whole() {
 make_secrets() {
     umask 077
     mkdir -p "$1"
-    for name in cluster control hyper management; do
+    for name in cluster control hyper mirror management; do
         [ -s "$1/$name" ] || head -c 4096 /dev/urandom | LC_ALL=C tr -dc 'A-Za-z0-9' | head -c 40 | whole "$1/$name"
     done
 }
@@ -77,9 +78,10 @@ install_secrets() {
     names=cluster
     optional=ca.pem
     case $2 in
-        infra) names="cluster control hyper management" optional="ca.pem server.pem server-key.pem" ;;
+        infra) names="cluster control hyper mirror management" optional="ca.pem server.pem server-key.pem" ;;
         control) names="cluster control" ;;
         hyper) names="cluster hyper" ;;
+        build) names="cluster mirror" ;;
     esac
     mkdir -p "$3"
     for name in $names; do

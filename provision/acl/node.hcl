@@ -7,3 +7,6 @@ event_prefix "" { policy = "read" }
 query_prefix "" { policy = "read" }
 key_prefix "" { policy = "read" }
 key_prefix "stacktira/" { policy = "write" }
+# Which snapshot a node uses is for `mirror` and `operator` to say; a node reports what it uses.
+key_prefix "stacktira/mirror/" { policy = "read" }
+key_prefix "stacktira/mirror/state/" { policy = "write" }

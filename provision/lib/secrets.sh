@@ -12,7 +12,7 @@ with_secrets() {
         [ "$(meta provider unknown)" != local ] || return 1
         die 65 "no secrets in $secrets_dir: every node needs the same; next: provision/secrets.sh, or consul_acl off in the metadata"
     fi
-    for secret in cluster control hyper management; do
+    for secret in cluster control hyper mirror management; do
         [ ! -e "$secrets_dir/$secret" ] || tr -d '\n' <"$secrets_dir/$secret" | grep -Eqx '[A-Za-z0-9]{32,128}' ||
             die 65 "$secrets_dir/$secret is no secret: 32 to 128 letters and digits"
     done
@@ -56,6 +56,7 @@ tools_tokens() {
     case $role in
         infra | control) token operator control | as_file 0640 "$config_dir/consul.token" ;;
         hyper) token hypervisor hyper | as_file 0640 "$config_dir/consul.token" ;;
+        build) if [ -s "$secrets_dir/mirror" ]; then token mirror mirror; else token node cluster; fi | as_file 0640 "$config_dir/consul.token" ;;
         *) token node cluster | as_file 0640 "$config_dir/consul.token" ;;
     esac
     [ "$role" != infra ] || token management management | as_file 0600 "$config_dir/management.token"

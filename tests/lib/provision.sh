@@ -45,7 +45,7 @@ fresh() {
     printf '{"v":1,"channel":"stable","snapshot":"%s"}\n' "$id" >"$scratch/web/channel/stable.json"
     metadata "\"role\": \"${1:-infra}\", $words"
     mkdir -p "$root/etc/stacktira/secrets"
-    for name in cluster control hyper management; do printf '%s%s' "$name" "$secret" >"$root/etc/stacktira/secrets/$name"; done
+    for name in cluster control hyper mirror management; do printf '%s%s' "$name" "$secret" >"$root/etc/stacktira/secrets/$name"; done
     # shellcheck disable=SC2016 # for the programs to expand
     {
         program apt-get 'echo "apt-get $*" >>"$CALLS"; case " $* " in *" update "*) exit "${APT_UPDATE:-0}" ;; *" install "*) exit "${APT_INSTALL:-0}" ;; esac'

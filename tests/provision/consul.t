@@ -10,6 +10,13 @@ repo=$(cd "$here/../.." && pwd)
 # shellcheck source=tests/lib/provision.sh
 . "$here/../lib/provision.sh"
 agent() { printf '%s/etc/consul.d/%s' "$root" "${1:-10-stacktira.json}"; }
+# consul_alone ROLE ADDRESS: without the bootstrap, which on the build node makes a mirror first.
+consul_alone() {
+    mkdir -p "$root/etc/facter/facts.d" "$root/run/stacktira"
+    cp "$root/mnt/config/openstack/latest/meta_data.json" "$root/run/stacktira/"
+    printf '{"role": "%s", "stacktira": {"internal_address": "%s"}}\n' "$1" "$2" >"$root/etc/facter/facts.d/stacktira.json"
+    on_node "$repo/provision/consul.sh"
+}
 tokens() { sed -n "s/.*\"$1\": \"\([0-9a-f-]*\)\".*/\1/p" "$(agent 20-stacktira.json)"; }
 
 fresh
@@ -33,6 +40,14 @@ ok "is no server" sh -c "! grep -q '\"server\"' '$(agent)'"
 is "of the same gossip" "$(grep encrypt "$(agent 20-stacktira.json)")" "$(printf '%s\n' "$infra" | grep encrypt)"
 is "it does not know the first token" "$(tokens initial_management)$(find "$root/etc/stacktira" -name management.token)" ""
 control=$(cat "$root/etc/stacktira/consul.token")
+fresh build
+rm "$root/etc/stacktira/secrets/mirror"
+metadata "\"role\": \"build\", $words"
+ok "a build node that was given no secret for the mirror" consul_alone build 192.0.2.11
+build=$(cat "$root/etc/stacktira/consul.token")
+fresh proxy
+ok "a proxy" bootstrap --provisioner none
+is "they have the rights of any node" "$build" "$(cat "$root/etc/stacktira/consul.token")"
 fresh hyper
 ok "another client" bootstrap --provisioner none
 ok "has other tools' rights than control" sh -c "[ '$control' != '$(cat "$root/etc/stacktira/consul.token")' ]"
@@ -76,12 +91,12 @@ is "and the old one stays" "$(cat "$(agent)")" "$before"
 make="$repo/provision/secrets.sh make $scratch/site"
 # shellcheck disable=SC2086 # words
 ok "secrets are made" $make
-is "four, for their owner" "$(cd "$scratch/site" && stat -c '%n %a %s' -- * | paste -sd,)" "cluster 600 40,control 600 40,hyper 600 40,management 600 40"
+is "five, for their owner" "$(cd "$scratch/site" && stat -c '%n %a %s' -- * | paste -sd,)" "cluster 600 40,control 600 40,hyper 600 40,management 600 40,mirror 600 40"
 before=$(cat "$scratch/site"/*)
 # shellcheck disable=SC2086
 ok "again" $make
 is "they are kept" "$(cat "$scratch/site"/*)" "$before"
-for pair in 'infra cluster,control,hyper,management' 'control cluster,control' 'hyper cluster,hyper' 'proxy cluster' 'build cluster'; do
+for pair in 'infra cluster,control,hyper,management,mirror' 'control cluster,control' 'hyper cluster,hyper' 'proxy cluster' 'build cluster,mirror'; do
     ok "what ${pair% *} may have" "$repo/provision/secrets.sh" install "$scratch/site" "${pair% *}" "$scratch/for/${pair% *}"
     is "${pair% *}: is no more" "$(find "$scratch/for/${pair% *}" -type f -printf '%f\n' | sort | paste -sd,)" "${pair#* }"
 done
@@ -98,7 +113,7 @@ ok "the authority's key goes to no node" sh -c "'$repo/provision/secrets.sh' ins
 "$repo/provision/secrets.sh" install "$scratch/site" hyper "$scratch/for/client"
 ok "and a client has no server's key" test ! -e "$scratch/for/client/server-key.pem"
 
-# Four nodes in one network of their own: configuration by bootstrap.sh, agents by the real Consul.
+# Five nodes in one network of their own: configuration by bootstrap.sh, agents by the real Consul.
 mkdir "$scratch/nodes"
 node() {
     fresh "$2"
@@ -108,7 +123,9 @@ node() {
     program ip "echo '2: lan0 inet $3/24 scope global lan0'"
     ln -sf "$consul" "$scratch/bin/consul"
     settings=("NODE=$1")
-    ok "$1: is configured, and the real Consul finds it valid" bootstrap --provisioner none
+    configure=(bootstrap --provisioner none)
+    [ "$2" != build ] || configure=(consul_alone build "$3")
+    ok "$1: is configured, and the real Consul finds it valid" "${configure[@]}"
     cp -r "$root" "$scratch/nodes/$1"
     # Where the agent runs there is no root of its own.
     sed -i "s|/etc/consul.d/tls|$scratch/nodes/$1/etc/consul.d/tls|" "$scratch/nodes/$1/etc/consul.d/20-stacktira.json"
@@ -118,16 +135,17 @@ node infra1 infra 10.77.0.31
 node infra2 infra 10.77.0.32
 node infra3 infra 10.77.0.33
 node hyper1 hyper 10.77.0.21
+node build1 build 10.77.0.11
 printf '{"service": {"name": "web", "port": 80}}\n' >"$scratch/nodes/hyper1/etc/consul.d/50-web.json"
 cat >"$scratch/agents" <<'END'
 set -euo pipefail
 ip link set lo up
 ip link add lan0 type bridge
 ip link set lan0 up
-for address in 31 32 33 21; do ip addr add 10.77.0.$address/24 dev lan0; done
+for address in 31 32 33 21 11; do ip addr add 10.77.0.$address/24 dev lan0; done
 pids=()
 trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT
-for node in infra1 infra2 infra3 hyper1; do
+for node in infra1 infra2 infra3 hyper1 build1; do
     "$CONSUL" agent -config-dir "$NODES/$node/etc/consul.d" >"$NODES/$node/log" 2>&1 &
     pids+=($!)
 done
@@ -137,7 +155,7 @@ for node in infra1 infra2 infra3; do
 done
 for pid in "${waited[@]}"; do wait "$pid" && echo 0 || echo $?; done >"$NODES/codes"
 at() { CONSUL_HTTP_ADDR=$1:8500 CONSUL_HTTP_TOKEN_FILE=${2:+$NODES/$2/etc/stacktira/consul.token} "$CONSUL" "${@:3}" 2>&1; }
-for _ in $(seq 90); do [ "$(at 10.77.0.21 hyper1 members | grep -c alive)" != 4 ] || break; sleep 1; done
+for _ in $(seq 90); do [ "$(at 10.77.0.21 hyper1 members | grep -c alive)" != 5 ] || break; sleep 1; done
 at 10.77.0.21 hyper1 members | awk 'NR > 1 { print $1, $3 }' | sort >"$NODES/members"
 for _ in $(seq 60); do at 10.77.0.21 hyper1 catalog services | grep -q web && break; sleep 1; done
 at 10.77.0.21 hyper1 catalog services >"$NODES/services"
@@ -154,6 +172,14 @@ try() { local name=$1; shift; if at "$@" >/dev/null; then echo "$name yes"; else
     try hyper-reads-its-secret 10.77.0.21 hyper1 kv get stacktira/secret/hyper/x
     try hyper-reads-others-secret 10.77.0.21 hyper1 kv get stacktira/secret/control/x
     try hyper-writes-secrets 10.77.0.21 hyper1 kv put stacktira/secret/hyper/x z
+    try hyper-moves-the-mirror 10.77.0.21 hyper1 kv put stacktira/mirror/channel/stable x
+    try hyper-pins-itself 10.77.0.21 hyper1 kv put stacktira/mirror/node/hyper1 x
+    try hyper-reports-to-the-mirror 10.77.0.21 hyper1 kv put stacktira/mirror/state/hyper1 x
+    try build-moves-the-mirror 10.77.0.11 build1 kv put stacktira/mirror/channel/stable x
+    try build-reports-to-the-mirror 10.77.0.11 build1 kv put stacktira/mirror/state/build1 x
+    try build-writes-hiera 10.77.0.11 build1 kv put hiera/common/x z
+    try infra-moves-the-mirror 10.77.0.31 infra1 kv put stacktira/mirror/channel/stable y
+    try hyper-follows-the-mirror 10.77.0.21 hyper1 kv get stacktira/mirror/channel/stable
     try node-makes-tokens 10.77.0.21 hyper1 acl token list
     try infra-makes-tokens 10.77.0.31 infra1 acl token list
 } >"$NODES/rights"
@@ -168,10 +194,10 @@ at 10.77.0.31 infra1 members | grep -c stranger >"$NODES/strangers" || true
 END
 ok "real agents, and acl.sh on three servers at the same time" env CONSUL="$consul" NODES="$scratch/nodes" REPO="$repo" unshare --net bash "$scratch/agents"
 is "acl.sh ends well on each" "$(paste -sd' ' "$scratch/nodes/codes")" "0 0 0"
-is "four members over TLS and encrypted gossip" "$(paste -sd, "$scratch/nodes/members")" "hyper1 alive,infra1 alive,infra2 alive,infra3 alive"
+is "five members over TLS and encrypted gossip" "$(paste -sd, "$scratch/nodes/members")" "build1 alive,hyper1 alive,infra1 alive,infra2 alive,infra3 alive"
 ok "a service that an agent's file defines is registered" grep -qx web "$scratch/nodes/services"
-is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,infra-writes-secrets yes,hyper-reads-its-secret yes,hyper-reads-others-secret no,hyper-writes-secrets no,node-makes-tokens no,infra-makes-tokens no"
-is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1 1"
+is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,infra-writes-secrets yes,hyper-reads-its-secret yes,hyper-reads-others-secret no,hyper-writes-secrets no,hyper-moves-the-mirror no,hyper-pins-itself no,hyper-reports-to-the-mirror yes,build-moves-the-mirror yes,build-reports-to-the-mirror yes,build-writes-hiera no,infra-moves-the-mirror yes,hyper-follows-the-mirror yes,node-makes-tokens no,infra-makes-tokens no"
+is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1 1 1"
 is "acl.sh again changes nothing" "$(cat "$scratch/nodes/tokens.again")" "$(cat "$scratch/nodes/tokens")"
 is "who has not the key is no member" "$(cat "$scratch/nodes/strangers")" 0
 [ "$tap_failed" = 0 ] || for log in "$scratch/nodes"/*/log "$scratch/nodes/acl"; do tail -n 5 "$log" | sed "s|^|# ${log##*nodes/}: |"; done

@@ -75,7 +75,7 @@ ok "--prepare" run vagrant.sh --prepare
 is "makes the site's key" "$(called 'mirror-sync keygen --out .*/target/vagrant/site.sec.asc --public .*/target/vagrant/site.asc')" 1
 ok "takes the local environment's packages" test -e "$scratch/project/target/vagrant/debs/stacktira_1_amd64.deb"
 is "and starts nothing" "$(called 'vagrant up')" 0
-is "and the cluster's secrets" "$(find "$scratch/project/target/vagrant/secrets" -type f -perm 600 | wc -l)" 4
+is "and the cluster's secrets" "$(find "$scratch/project/target/vagrant/secrets" -type f -perm 600 | wc -l)" 5
 before=$(cat "$scratch/project/target/vagrant/secrets/cluster")
 ok "--prepare again" run vagrant.sh --prepare
 is "keeps the secrets" "$(cat "$scratch/project/target/vagrant/secrets/cluster")" "$before"

@@ -28,7 +28,7 @@ fresh() {
     printf 'SECRET\n' >"$scratch/key/site.sec.asc"
     : >"$scratch/debs/stacktira_1_amd64.deb"
     mkdir -p "$scratch/secrets"
-    for secret in cluster control hyper management; do printf 'SECRET%s\n' "$secret" >"$scratch/secrets/$secret"; done
+    for secret in cluster control hyper mirror management; do printf 'SECRET%s\n' "$secret" >"$scratch/secrets/$secret"; done
 }
 
 # in_project PROVIDER COMMAND...: nothing of this machine's Vagrant is used or changed.
@@ -61,11 +61,11 @@ for provider in $providers; do
     is "$provider: inside and outside, with the list's last number" "$(get 'm["hyper1"]["networks"].join(" ")')" "192.168.56.21 192.168.57.21"
     is "$provider: addresses that VirtualBox allows, each once" \
         "$(get 'a = m.values.flat_map { |v| v["networks"] }; require "ipaddr"; a.uniq.length == 14 && a.all? { |i| IPAddr.new("192.168.56.0/21").include?(i) }')" true
-    is "$provider: what runs" "$(get 'm["infra1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "secret cluster, secret control, secret hyper, secret management, seed, bootstrap"
-    is "$provider: what runs on the build node" "$(get 'm["build1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "key site.sec.asc, key site.asc, secret cluster, seed, bootstrap"
+    is "$provider: what runs" "$(get 'm["infra1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "secret cluster, secret control, secret hyper, secret mirror, secret management, seed, bootstrap"
+    is "$provider: what runs on the build node" "$(get 'm["build1"]["provisioners"].map { |p| p["name"] }.join(", ")')" "key site.sec.asc, key site.asc, secret cluster, secret mirror, seed, bootstrap"
     is "$provider: who has which secrets" "$(get 'm.map { |n, v| [n, v["provisioners"].filter_map { |p| p["name"][/^secret (.)/, 1] }.join].join(":") }.sort.join(" ")')" \
-        "build1:c control1:cc hyper1:ch infra1:cchm infra2:cchm infra3:cchm proxy1:c"
-    is "$provider: as provision/secrets.sh says it" "$(for role in infra control hyper; do rm -rf "$scratch/given" && "$repo/provision/secrets.sh" install "$scratch/secrets" "$role" "$scratch/given" && find "$scratch/given" -type f | wc -l; done | paste -sd' ')" "4 2 2"
+        "build1:cm control1:cc hyper1:ch infra1:cchmm infra2:cchmm infra3:cchmm proxy1:c"
+    is "$provider: as provision/secrets.sh says it" "$(for role in infra control hyper build; do rm -rf "$scratch/given" && "$repo/provision/secrets.sh" install "$scratch/secrets" "$role" "$scratch/given" && find "$scratch/given" -type f | wc -l; done | paste -sd' ')" "5 2 2 2"
     is "$provider: the project is copied, not shared" "$(get 'm.values.map { |v| v["folders"]["/vagrant"]["type"] }.uniq.join(" ")')" rsync
     is "$provider: without what is built and kept" "$(get 'm["infra1"]["folders"]["/vagrant"]["rsync__exclude"].join(" ")')" ".git/ .vagrant/ target/"
     is "$provider: only the build node has the packages" "$(get 'm.select { |_, v| v["folders"].key?("/srv/debs") }.keys.join(" ")')" build1
