@@ -23,6 +23,15 @@ Environment:
   CONSUL_CACERT and the others of Consul's own commands: TLS, namespace, partition
   STACKTIRA_ROOT           put before every default path
 
+Options of a Consul level in hiera.yaml (lookup_key: stacktira::consul):
+  prefix          the keys below it are the level's
+  format          auto (JSON where it is JSON, else text), raw, json or yaml
+  consistency     default, consistent or stale
+  services        true: keys of the catalog, such as web_Address and service_hash__TAG__SERVICE
+  stale_if_error  such as 2h: while Consul is away, the level is what it was when it was last read, if that is no
+                  longer ago; kept in /var/lib/stacktira/hiera-consul, or in XDG_STATE_HOME for other users than root
+  address, token_file, ca_file, client_cert, client_key, server_name, datacenter
+
 Exit status:
   0   found
   1   no level has any of the keys; check --strict: there are warnings

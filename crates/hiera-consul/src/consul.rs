@@ -4,7 +4,8 @@
 //! miss costs nothing. Prefixes inside of each other are one read, made when the first of them is asked: with
 //! `hiera/` as the lowest level, the whole hierarchy is one request and one state. Prefixes apart from each other
 //! are read in one transaction. `reader` makes sure that nothing was left out: a refusal is an error, never a
-//! miss. What Consul could not answer is never "not there" either.
+//! miss. What Consul could not answer is never "not there" either. A level may be `kept` on disk, to answer
+//! while Consul is away.
 //!
 //! Keys, in the order in which a level answers them:
 //! - what is stored below the prefix,
@@ -14,6 +15,7 @@
 //!   original Ruby backend does. A service is read when a key asks for it.
 
 mod computed;
+mod kept;
 mod level;
 mod levels;
 mod reader;
@@ -78,6 +80,14 @@ impl Access {
         }
         fix!(address, token_file, ca_file, client_cert, client_key, server_name, datacenter);
         own
+    }
+
+    /// Returns what a kept snapshot of a level is of.
+    pub(crate) fn subject(&self, level: &Level) -> Result<kept::Subject, Error> {
+        let config = self.config.clone().with(&self.own(&level.overrides));
+        config
+            .map(|config| kept::Subject::new(&config, &level.prefix))
+            .map_err(|source| consul("cannot use the settings of Consul", source))
     }
 
     /// Returns the client of a level.

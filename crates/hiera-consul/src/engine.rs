@@ -53,6 +53,9 @@ pub trait ConsulSource {
     /// Returns everything that is stored in a level.
     fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error>;
 
+    /// Returns what was odd about reads since this was last asked, such as a Consul that is away.
+    fn notices(&self) -> Vec<String>;
+
     /// Says what was read for a level that was asked.
     fn place(&self, options: &Hash) -> Option<String>;
 }
@@ -245,6 +248,9 @@ impl Engine {
 
     /// Returns what was odd but no error.
     pub fn take_warnings(&self) -> Vec<String> {
+        for notice in self.consul.notices() {
+            self.warn(notice);
+        }
         std::mem::take(&mut *self.warnings.borrow_mut())
     }
 

@@ -6,7 +6,8 @@
 //! caller chooses: its requests see one state, read when it is first needed and kept until another run begins.
 //! Besides that nothing is kept but connections, so the caller decides how old an answer may be.
 //!
-//! - `snapshot {options, run?, with?}` → `values` by key (typed), `errors` by key, `index`; `with` lists the
+//! - `snapshot {options, run?, with?}` → `values` by key (typed), `errors` by key, `index`; `age` in seconds where it is
+//!   a snapshot that was kept and Consul is away; `warnings` that belong into the run's log; `with` lists the
 //!   options of levels that will be asked too, so that all are read at once
 //! - `lookup {options, key, run?}` → `found`, `value`: computed keys
 //! - `services {tag?, passing?, name?}` → `services`: name → list of `{id, node, address, port, tags, meta}`
@@ -460,7 +461,15 @@ fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
             Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
         };
     }
-    Ok(json!({"values": values, "errors": errors, "index": snapshot.origin.index}))
+    let mut answer = json!({"values": values, "errors": errors, "index": snapshot.origin.index});
+    if let Some(age) = snapshot.origin.kept {
+        answer["age"] = json!(age.as_secs());
+    }
+    let warnings = levels.take_notices();
+    if !warnings.is_empty() {
+        answer["warnings"] = json!(warnings);
+    }
+    Ok(answer)
 }
 
 enum Target {

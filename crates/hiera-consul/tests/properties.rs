@@ -172,6 +172,10 @@ impl ConsulSource for Nothing {
         Ok(Vec::new())
     }
 
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn place(&self, _: &Hash) -> Option<String> {
         None
     }

@@ -37,6 +37,10 @@ impl ConsulSource for Data {
         Ok(Vec::new())
     }
 
+    fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn place(&self, _: &Hash) -> Option<String> {
         None
     }

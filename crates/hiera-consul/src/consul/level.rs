@@ -1,6 +1,7 @@
 //! The options of a Consul level, and what its stored bytes mean.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use consul_client::{Consistency, Overrides, Query};
 
@@ -74,6 +75,8 @@ pub struct Level {
     pub services: bool,
     /// A part of the prefix is empty: a variable in it has no value, and the level holds nothing.
     pub hollow: bool,
+    /// How old a kept snapshot may be that answers while Consul is away; `None` when none is kept.
+    pub stale_if_error: Option<Duration>,
     /// Where Consul is, unless a flag or the environment says it.
     pub overrides: Overrides,
 }
@@ -114,6 +117,10 @@ impl Level {
                     Value::Bool(on) => level.services = *on,
                     _ => return Err(bad("true or false")),
                 },
+                "stale_if_error" => {
+                    let duration = toolkit::duration::parse(&text()?).ok().filter(|duration| !duration.is_zero());
+                    level.stale_if_error = Some(duration.ok_or_else(|| bad("a duration such as 2h"))?);
+                }
                 "address" => level.overrides.address = Some(text()?),
                 "token_file" => level.overrides.token_file = Some(PathBuf::from(text()?)),
                 "ca_file" => level.overrides.ca_file = Some(PathBuf::from(text()?)),
@@ -123,7 +130,7 @@ impl Level {
                 "datacenter" => level.overrides.datacenter = Some(text()?),
                 _ => {
                     return Err(Error::data(format!(
-                        "option '{key}' is not known; known are prefix, format, consistency, services, address, token_file, ca_file, client_cert, client_key, server_name, datacenter"
+                        "option '{key}' is not known; known are prefix, format, consistency, services, stale_if_error, address, token_file, ca_file, client_cert, client_key, server_name, datacenter"
                     )));
                 }
             }
@@ -171,6 +178,9 @@ mod tests {
             serde_json::json!({"prefix": "a", "fromat": "raw"}),
             serde_json::json!({"prefix": "a", "format": "xml"}),
             serde_json::json!({"prefix": 1}),
+            serde_json::json!({"prefix": "a", "stale_if_error": 7200}),
+            serde_json::json!({"prefix": "a", "stale_if_error": "0"}),
+            serde_json::json!({"prefix": "a", "stale_if_error": "2 hours"}),
         ];
         for options_ in bad {
             assert!(Level::from_options(&options(options_.clone())).is_err(), "{options_}");

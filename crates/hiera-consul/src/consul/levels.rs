@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use consul_client::{Consistency, KvPair, MOST_TREES, Overrides, Query};
+use consul_client::{Class, Consistency, KvPair, MOST_TREES, Overrides, Query};
+use toolkit::exit;
 
 use crate::consul3::Consul3;
 use crate::engine::{ConsulSource, Entry};
@@ -14,6 +15,7 @@ use crate::value::{Hash, Value};
 
 use super::Access;
 use super::computed::Computed;
+use super::kept::brief;
 use super::level::Level;
 use super::reader::{Need, Reader};
 
@@ -35,6 +37,8 @@ pub struct Origin {
     pub age: Duration,
     /// How many prefixes were read at once.
     pub together: usize,
+    /// How long ago, where the snapshot is one that was kept, because Consul is away.
+    pub kept: Option<Duration>,
 }
 
 impl std::fmt::Display for Origin {
@@ -43,7 +47,9 @@ impl std::fmt::Display for Origin {
             0 | 1 => write!(f, "at index {}", self.index)?,
             n => write!(f, "of one read of {n} prefixes, newest key at index {}", self.index)?,
         }
-        if !self.age.is_zero() {
+        if let Some(kept) = self.kept {
+            write!(f, ", kept {} ago, since Consul is away", brief(kept))?;
+        } else if !self.age.is_zero() {
             write!(f, ", {} ms old", self.age.as_millis())?;
         }
         Ok(())
@@ -98,6 +104,10 @@ pub struct Levels {
     roots: RefCell<Vec<Root>>,
     /// The backends of version 3, by their settings.
     version3: RefCell<Vec<(Hash, Rc<Consul3>)>>,
+    /// Readers whose Consul was away: what is kept is not asked for again, so that an outage costs one time limit.
+    away: RefCell<Vec<Rc<Reader>>>,
+    /// What was done about an outage.
+    notices: RefCell<Vec<String>>,
 }
 
 impl Levels {
@@ -110,7 +120,14 @@ impl Levels {
             computed: RefCell::default(),
             roots: RefCell::default(),
             version3: RefCell::default(),
+            away: RefCell::default(),
+            notices: RefCell::default(),
         }
+    }
+
+    /// Returns what was done about a Consul that is away, and snapshots that could not be kept.
+    pub(crate) fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notices.borrow_mut())
     }
 
     /// Returns the run's reader with these settings.
@@ -172,15 +189,58 @@ impl Levels {
         roots.len() - 1
     }
 
-    /// Reads all keys of a level, with all levels that are not read yet, and checks that the token may.
+    /// Returns all keys of a level: as Consul has them, or as they were kept where the level says so and Consul is
+    /// away.
     pub(crate) fn snapshot(&self, level: &Level) -> Result<Snapshot, Error> {
         if level.is_empty() {
             return Ok(Snapshot::default());
         }
         let reader = self.reader(&level.overrides)?;
+        let Some(limit) = level.stale_if_error else { return self.current(&reader, level) };
+        let subject = self.access.subject(level)?;
+        let notice = |text: String| self.notices.borrow_mut().push(text);
+        let kept = |why: &str| {
+            subject.load(limit).map(|kept| {
+                let (prefix, age) = (&level.prefix, brief(kept.age));
+                notice(format!("{why}; going on with the keys below {prefix} as they were {age} ago"));
+                let origin = Origin { index: kept.index, kept: Some(kept.age), ..Origin::default() };
+                Snapshot { pairs: kept.pairs, origin }
+            })
+        };
+        if self.away.borrow().iter().any(|away| Rc::ptr_eq(away, &reader))
+            && let Ok(snapshot) = kept(&format!("Consul at {} is away", reader.client().address()))
+        {
+            return Ok(snapshot);
+        }
+        match self.current(&reader, level) {
+            Ok(snapshot) => {
+                let Origin { index, age, .. } = snapshot.origin;
+                if let Err(reason) = subject.keep(&snapshot.pairs, index, age, limit) {
+                    notice(format!("no snapshot of {} is kept: {reason}", level.prefix));
+                }
+                Ok(snapshot)
+            }
+            Err(Error::Consul { what, source }) if is_outage(&source) => {
+                self.away.borrow_mut().push(reader);
+                kept(&exit::chain(&source))
+                    .map_err(|reason| Error::Consul { what: format!("{what}; {reason}"), source })
+            }
+            Err(error) => {
+                if matches!(&error, Error::Consul { source, .. } if source.class() == Class::Denied)
+                    && let Err(reason) = subject.forget()
+                {
+                    notice(reason);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads all keys of a level, with all levels that are not read yet, and checks that the token may.
+    fn current(&self, reader: &Rc<Reader>, level: &Level) -> Result<Snapshot, Error> {
         reader.expect([Need::Keys(level.prefix.clone())]);
-        let at = self.root(&reader, level);
-        let tree = self.tree(&reader, at, level)?;
+        let at = self.root(reader, level);
+        let tree = self.tree(reader, at, level)?;
         let root = self.roots.borrow()[at].prefix.clone();
         let prefix = level.prefix.as_str();
         let checked = reader
@@ -223,8 +283,8 @@ impl Levels {
         if prefixes.len() > 1 {
             match reader.read(|client| client.kv().trees(&prefixes, &query)) {
                 Ok(answer) => {
-                    let origin =
-                        Origin { index: answer.meta.index, age: answer.meta.last_contact, together: prefixes.len() };
+                    let (index, age) = (answer.meta.index, answer.meta.last_contact);
+                    let origin = Origin { index, age, together: prefixes.len(), kept: None };
                     let mut pairs = answer.value;
                     let mut roots = self.roots.borrow_mut();
                     for (n, prefix) in &group {
@@ -242,11 +302,17 @@ impl Levels {
             }
         }
         let answer = reader.read(|client| client.kv().list(prefixes[0], &query)).map_err(failed)?;
-        let origin = Origin { index: answer.meta.index, age: answer.meta.last_contact, together: 1 };
+        let origin = Origin { index: answer.meta.index, age: answer.meta.last_contact, together: 1, kept: None };
         let tree = Rc::new(Tree::new(answer.value, origin));
         self.roots.borrow_mut()[at].tree = Some(Rc::clone(&tree));
         Ok(tree)
     }
+}
+
+/// Tells whether nobody answers for Consul. A refusal is none, nor is an answer of somebody else.
+fn is_outage(error: &consul_client::Error) -> bool {
+    use consul_client::Error::{NoLeader, Timeout, Unreachable};
+    matches!(error, Unreachable { .. } | Timeout { .. } | NoLeader { .. })
 }
 
 /// Tells whether an agent without the request answered.
@@ -292,6 +358,10 @@ impl ConsulSource for Levels {
         };
         let found = backend.lookup(key, text)?;
         Ok((found, backend.take_warning()))
+    }
+
+    fn notices(&self) -> Vec<String> {
+        self.take_notices()
     }
 
     fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error> {

@@ -3,6 +3,7 @@
 mod check;
 mod consul;
 mod faults;
+mod kept;
 mod lookup;
 mod puppet;
 mod serve;

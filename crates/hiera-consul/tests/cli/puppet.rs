@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use test_support::consul::{FakeConsul, Instance};
+use test_support::consul::{FakeConsul, Fault, Instance};
 
 use super::{Ran, Scratch};
 
@@ -51,7 +51,7 @@ impl Puppet {
         command.arg(self.scratch.path("conf")).arg("--vardir").arg(self.scratch.path("var"));
         command.arg("--hiera_config").arg(self.scratch.path("hiera.yaml")).arg("--modulepath").arg(&self.modules);
         command.env("CONSUL_HTTP_ADDR", self.consul.url()).env("STACKTIRA_BIN", tools).args(["-e", code]);
-        command.env("STACKTIRA_ANSWER_SECONDS", "5");
+        command.env("STACKTIRA_ANSWER_SECONDS", "5").env("STACKTIRA_ROOT", self.scratch.path("root"));
         command.output().expect("puppet runs").into()
     }
 }
@@ -140,6 +140,31 @@ fn a_catalog_sees_consul_and_fails_without_it() {
     puppet.consul.stop();
     let code = "$x = lookup('n', undef, undef, 'made up') notice($x)";
     failing(puppet.apply(code), "no answer from Consul");
+}
+
+#[test]
+fn a_catalog_compiles_through_an_outage_where_its_levels_are_kept() {
+    let Some(mut puppet) = Puppet::new() else { return };
+    puppet.scratch.write(
+        "hiera.yaml",
+        "version: 5\nhierarchy:\n- {name: c, lookup_key: 'stacktira::consul', options: {prefix: hiera/common, stale_if_error: 1h}}\n",
+    );
+    puppet.consul.put("hiera/common/n", b"41");
+    let code = "notice(lookup('n') + 1, lookup('none', undef, undef, 'dflt'))";
+    let ran = puppet.apply(code);
+    assert!(ran.code == 0 && ran.out.contains(": 42 dflt\n"), "{} {}", ran.out, ran.err);
+    assert!(!format!("{}{}", ran.out, ran.err).contains("Warning: stacktira"), "{} {}", ran.out, ran.err);
+    puppet.consul.fault("", Fault::Status(403, "Permission denied".to_owned()));
+    let ran = puppet.apply(code);
+    assert!(ran.code == 1 && !ran.out.contains("42"), "{} {}", ran.out, ran.err);
+    puppet.consul.heal();
+    assert_eq!(puppet.apply(code).code, 0);
+    puppet.consul.stop();
+    let ran = puppet.apply(code);
+    assert!(ran.code == 0 && ran.out.contains(": 42 dflt\n"), "{} {}", ran.out, ran.err);
+    let said = format!("{}{}", ran.out, ran.err);
+    assert_eq!(said.matches("Warning: stacktira::consul: no answer from Consul").count(), 1, "{said}");
+    assert!(said.contains("going on with the keys below hiera/common/ as they were"), "{said}");
 }
 
 /// The original's kind of hiera.yaml: nine levels, `services` and a prefix.

@@ -15,7 +15,8 @@ require_relative '../../../puppet_x/stacktira/run'
 #     options: {prefix: "hiera/common/", format: auto}
 #
 # Options: `prefix`; `format` (`raw`, `json`, `yaml`, `auto`); `consistency` (`default`, `consistent`, `stale`);
-# `services: true` for the computed keys of the catalog; `address`, `token_file`, `ca_file`, `client_cert`,
+# `services: true` for the computed keys of the catalog; `stale_if_error` (`2h`): while Consul is away, the level is what it
+# was when it was last read, if that is not longer ago, and the run's log says so; `address`, `token_file`, `ca_file`, `client_cert`,
 # `client_key`, `server_name`, `datacenter`. `leader__NAME` and `leader__NAME__address` answer the elected node.
 Puppet::Functions.create_function(:'stacktira::consul') do
   dispatch :consul do
@@ -52,7 +53,12 @@ Puppet::Functions.create_function(:'stacktira::consul') do
       end
 
       context.cache('level', read.merge('answers' => {}))
-      context.explain { "Consul: #{read['values'].size} keys below #{options['prefix']} at index #{read['index']}" }
+      # An outage belongs into the run's log: what is kept may be old.
+      Array(read['warnings']).each { |warning| Puppet.warning("stacktira::consul: #{warning}") }
+      context.explain do
+        age = ", kept #{read['age']} s ago, since Consul is away" if read['age']
+        "Consul: #{read['values'].size} keys below #{options['prefix']} at index #{read['index']}#{age}"
+      end
     end
     context.cached_value('level')
   end
