@@ -152,8 +152,9 @@ def life(schema, dump):
 def variants(schema):
     for name, environments, size in (('small', ['3role.yaml', 'small.yaml'], 4), ('large', ['3role.yaml', 'large.yaml'], 16)):
         site = Site()
-        stack = site.create(name, '3role.yaml', environments)
+        stack = site.create(name, '3role.yaml', environments, stage='cloud')
         complete(name, stack, ('proxy_address', 'infra'))
+        ok(f'{name}: the stage reaches every node', {server.metadata.get('stage') for server in site.cloud.nova.all.values()} == {'cloud'}, name)
         ok(f'{name}: {size} servers', len(site.servers()) == size, sorted(site.servers()))
         servers_are_good(site, name, schema)
 
@@ -170,7 +171,7 @@ def failures():
     ok('metadata that Nova would refuse is refused here', 'metadata repos_manifest has 300 characters' in stack['stack_status_reason'], stack['stack_status_reason'])
     for parameters, words in (({'infra_count': 4}, 'infra_count'), ({'admin_cidr': 'everybody'}, 'admin_cidr'),
                               ({'external_network': 'nowhere'}, 'external_network'), ({'mirror_address': 'ftp://x'}, 'mirror_address'),
-                              ({'mirror_key': '-----BEGIN'}, 'mirror_key'), ({'net_prefix': '10.0'}, 'net_prefix')):
+                              ({'mirror_key': '-----BEGIN'}, 'mirror_key'), ({'stage': 'everything'}, 'stage'), ({'net_prefix': '10.0'}, 'net_prefix')):
         try:
             Site().create('wrong', '3role.yaml', ['3role.yaml'], **parameters)
             said = 'accepted'
