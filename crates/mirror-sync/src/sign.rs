@@ -161,12 +161,19 @@ impl Keyring {
     /// [`Error::Key`] when a key in it cannot be used.
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let bad = |message: String| Error::Key { path: path.to_owned(), message };
-        let bytes = read(path)?;
-        for key in parse(&bytes).map_err(bad)? {
-            let bad = |message: String| Error::Key { path: path.to_owned(), message };
-            usable(&key).map_err(|why| bad(format!("key {:X}: {why}", key.fingerprint())))?;
+        Self::from_bytes(&read(path)?).map_err(bad)
+    }
+
+    /// As [`Keyring::load`], of keys in memory.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let keys = parse(bytes)?;
+        for key in &keys {
+            usable(key).map_err(|why| format!("key {:X}: {why}", key.fingerprint()))?;
         }
-        parse(&bytes).map(Self).map_err(|message| Error::Key { path: path.to_owned(), message })
+        Ok(Self(keys))
     }
 
     /// Reads the usable keys of somebody else's keyring, only those with one of the fingerprints if there

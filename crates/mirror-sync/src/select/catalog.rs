@@ -37,7 +37,11 @@ pub(crate) fn read(path: &Path) -> Result<BTreeSet<Asked>> {
     parse(&bytes, path)
 }
 
-fn parse(bytes: &[u8], path: &Path) -> Result<BTreeSet<Asked>> {
+/// As [`read`], of a catalog in memory.
+///
+/// # Errors
+/// [`Error::Config`] naming `path`.
+pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<BTreeSet<Asked>> {
     let wrong = |error: serde_json::Error| Error::config(path, format!("not a compiled catalog: {error}"));
     // The command says what it does before the catalog; a catalog from a server may stand in `data`.
     let start = bytes.iter().position(|byte| *byte == b'{').unwrap_or(0);

@@ -8,7 +8,7 @@
 //! On TERM or INT no new request is taken, answers under way get a few seconds, and the exit code is 0.
 
 mod connection;
-mod http;
+pub(crate) mod http;
 mod published;
 mod smart;
 

@@ -3,6 +3,8 @@
 //! Its SHA-256 is the snapshot's id. So that equal content has an equal id it holds no time, host,
 //! parent or signature, and every list in it is sorted.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -65,6 +67,14 @@ impl Source {
             Self::Deb(deb) => &deb.packages,
             Self::Rpm(rpm) => &rpm.packages,
             Self::Files(_) | Self::Git(_) => &[],
+        }
+    }
+
+    /// Returns the repositories.
+    pub(crate) fn repos(&self) -> &[Repo] {
+        match self {
+            Self::Git(git) => &git.repos,
+            Self::Deb(_) | Self::Rpm(_) | Self::Files(_) => &[],
         }
     }
 
