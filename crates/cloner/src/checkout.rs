@@ -15,7 +15,7 @@ use crate::fault::{Cause, Fault};
 use crate::git::Target;
 use crate::place;
 use crate::record::GitDir;
-use crate::tree::{self, Depth, Entry};
+use crate::tree::{self, Depth, Written};
 
 /// Writes the work tree at `path`, whose refs and HEAD are as `target` wants them, and its index.
 pub(crate) fn check_out(
@@ -23,8 +23,7 @@ pub(crate) fn check_out(
     path: &Path,
     target: &Target,
     tree: &Tree<'_>,
-    submodules: bool,
-) -> Result<(GitDir, Vec<Entry>), Fault> {
+) -> Result<(GitDir, Written), Fault> {
     let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
     let mut config = clone.config().map_err(fail)?;
     // What libgit2 has found out by trying; the tree is written with modes and links, or not at all.
@@ -33,11 +32,11 @@ pub(crate) fn check_out(
         Err(err) if err.code() != git2::ErrorCode::NotFound => return Err(fail(err)),
         _ => {}
     }
-    let entries = tree::write(clone, tree, submodules, path)?;
+    let written = tree::write(clone, tree, path)?;
     let mut index = clone.index().map_err(fail)?;
     // All entries, submodules too; then those on the disk with what lets git see that they are unchanged.
     index.read_tree(tree).map_err(fail)?;
-    for entry in &entries {
+    for entry in &written.entries {
         let below = entry.path();
         let file = path.join(&below);
         let meta = fs::symlink_metadata(&file).map_err(|err| Fault::disk(&file, &err))?;
@@ -49,14 +48,14 @@ pub(crate) fn check_out(
     }
     index.write().map_err(fail)?;
     // A probe of libgit2 that could not be removed would later be taken for somebody's file.
-    let found = tree::changes(path, &entries, Depth::Stat).map_err(|err| Fault::disk(path, &err))?;
+    let found = tree::changes(path, &written.entries, Depth::Stat).map_err(|err| Fault::disk(path, &err))?;
     if !found.is_empty() {
         return Err(Fault::new(Cause::Disk, format!("the clone is not what was written: {}", place::summary(&found))));
     }
     let git = GitDir::read(path).map_err(|why| Fault::new(Cause::Disk, why))?;
     git.stands_on(target)
         .map_err(|why| Fault::new(Cause::Disk, format!("the clone is not what it was made to be: {why}")))?;
-    Ok((git, entries))
+    Ok((git, written))
 }
 
 /// Truncates as git's index does, whose fields have 32 bits.

@@ -55,9 +55,9 @@ Exit status:
 ///
 /// MANIFEST is a YAML or JSON tree of mappings. Scalars are inherited down the tree; a mapping
 /// without sub-mappings for which `source` is set is a repository: `source`, `ref` (branch, tag or
-/// full commit id; HEAD if not set) and `dest` (below the root). `submodules: false` leaves a
-/// repository's submodules out; without it one that has some is refused. %{var} is replaced by the value
-/// of a scalar, %{name} by the repository's own key. `extends: FILE` at the top lays the manifest on
+/// full commit id; HEAD if not set) and `dest` (below the root). Submodules are placed at the commits that
+/// are recorded for them; `submodules: false` leaves them empty. %{var} is replaced by the value of a scalar,
+/// %{name} by the repository's own key. `extends: FILE` at the top lays the manifest on
 /// another one. A text that nothing uses is warned about. `signed: tag` or `signed: commit` places only
 /// what a key in the file `signers` has signed (lines of ssh's allowed signers, OpenPGP blocks, or both;
 /// the path is relative to the manifest).

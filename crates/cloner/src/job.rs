@@ -3,6 +3,7 @@
 //! A source is listed once and fetched once, however many places ask for it; then each place gets
 //! its tree. What fails for one place alone does not stop the others of its source.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,20 @@ use toolkit::backoff::Backoff;
 
 use crate::attempt::{Try, Via};
 use crate::cache::Cache;
-use crate::checkout;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
 use crate::fleet::{Fleet, Known};
-use crate::git::{self, Head, Remote, Target, Want};
+use crate::git::{self, Head, Target, Want};
 use crate::http::Client;
 use crate::lockfile::Lock;
 use crate::manifest::{Repo, Signed};
-use crate::place::{self, Site, Staged, tree_in};
-use crate::record::{GitDir, Occupied, Record};
+use crate::place::{self, Part, Site, Staged};
+use crate::record::{Occupied, Record};
 use crate::signature::{self, Policy};
 use crate::slots::Slots;
 use crate::source::Source;
-use crate::tree::{self, Depth};
+use crate::submodule::{Chain, Submodule};
+use crate::tree::Depth;
 
 /// What all jobs of a run share.
 pub(crate) struct Setup<'a> {
@@ -53,12 +54,37 @@ pub(crate) struct Setup<'a> {
     pub(crate) manifest: &'a Path,
 }
 
-/// A repository of the manifest and its place; `number` tells staging directories apart.
-#[derive(Clone, Copy)]
+/// Something to be brought; `number` tells staging directories apart.
+#[derive(Debug, Clone)]
 pub(crate) struct Member<'a> {
     pub(crate) number: usize,
-    pub(crate) repo: &'a Repo,
-    pub(crate) dest: &'a Path,
+    pub(crate) what: What<'a>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum What<'a> {
+    /// A repository of the manifest and its place.
+    Listed(&'a Repo, &'a Path),
+    /// A submodule of something else.
+    Part(Box<Part>),
+}
+
+impl Member<'_> {
+    /// Returns what messages call it.
+    pub(crate) fn name(&self) -> &str {
+        match &self.what {
+            What::Listed(repo, _) => &repo.name,
+            What::Part(part) => &part.shown,
+        }
+    }
+
+    /// Tells which members are one job: those of the same source, whoever's credentials it has.
+    pub(crate) fn key(&self, manifest: &Path) -> Option<String> {
+        match &self.what {
+            What::Listed(repo, _) => Source::parse(&repo.source, base(manifest)).ok().map(|source| key(&source)),
+            What::Part(part) => Some(key(&part.submodule.source)),
+        }
+    }
 }
 
 /// How far a repository came.
@@ -75,9 +101,11 @@ pub(crate) enum Progress {
 /// A repository whose values passed the checks.
 pub(crate) struct Job<'a> {
     number: usize,
-    repo: &'a Repo,
-    dest: &'a Path,
-    source: Source,
+    pub(crate) repo: Cow<'a, Repo>,
+    pub(crate) dest: Cow<'a, Path>,
+    pub(crate) source: Source,
+    /// What lies above it, if it is a submodule.
+    pub(crate) chain: Chain,
     pub(crate) want: Want,
     /// What must be signed, by whom.
     policy: Option<Policy>,
@@ -90,20 +118,26 @@ pub(crate) struct Job<'a> {
     old: Option<String>,
     /// What is at the place, if nobody has touched it and it came from this source in this mode.
     clean: Option<Box<Record>>,
+    /// A git directory whose objects need not be fetched again.
+    pub(crate) like: Option<PathBuf>,
     /// Why it did not come from where it was looked for before.
     failed: Option<Fault>,
 }
 
-/// Tells which repositories are one job: those of the same source, whoever's credentials it has.
-pub(crate) fn key(repo: &Repo, manifest: &Path) -> Option<String> {
-    let source = Source::parse(&repo.source, manifest.parent().unwrap_or(Path::new("."))).ok()?;
-    Some(match &source {
+/// What a source is called, with the credentials that it has.
+pub(crate) fn key(source: &Source) -> String {
+    match source {
         Source::Http(url) => {
             let login = url.login.as_ref().map(|(user, password)| format!("{user}:{}@", password.expose()));
             format!("{}{}", login.unwrap_or_default(), url.base())
         }
         other => other.to_string(),
-    })
+    }
+}
+
+/// What relative paths in the manifest are relative to.
+fn base(manifest: &Path) -> &Path {
+    manifest.parent().unwrap_or(Path::new("."))
 }
 
 /// Works on all repositories of one source.
@@ -111,7 +145,7 @@ pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Res
     let mut results = Vec::new();
     let mut pending = Vec::new();
     for member in members {
-        match Job::new(setup, *member).and_then(|job| job.look(setup)) {
+        match Job::new(setup, member).and_then(|job| job.look(setup)) {
             Ok(Ready::Done(progress)) => results.push((member.number, Ok(progress))),
             Ok(Ready::Pending(job)) => pending.push(*job),
             Err(fault) => results.push((member.number, Err(fault))),
@@ -268,10 +302,14 @@ pub(crate) enum Attempt {
 }
 
 impl<'a> Job<'a> {
-    fn new(setup: &Setup<'_>, member: Member<'a>) -> Result<Self, Fault> {
-        let Member { number, repo, dest } = member;
+    fn new(setup: &Setup<'_>, member: &Member<'a>) -> Result<Self, Fault> {
+        let number = member.number;
+        let (repo, dest) = match &member.what {
+            What::Listed(repo, dest) => (*repo, *dest),
+            What::Part(part) => return Ok(Self::part(setup, number, part)),
+        };
         let refused = |why: String| Fault::new(Cause::Manifest, why);
-        let base = setup.manifest.parent().unwrap_or(Path::new("."));
+        let base = base(setup.manifest);
         let source = Source::parse(&repo.source, base).map_err(refused)?;
         let mut want = Want::parse(repo.reference.as_deref())?;
         let named = want.clone();
@@ -289,24 +327,71 @@ impl<'a> Job<'a> {
                 None => {}
             }
         }
-        let staging = setup.site.stage().join(number.to_string());
         let about_tag = policy.as_ref().is_some_and(|policy| policy.signed == Signed::Tag);
         let signed_tag = Some(named).filter(|named| about_tag && *named != want);
-        let (old, clean, failed) = (None, None, None);
-        Ok(Self { number, repo, dest, source, want, policy, signed_tag, locked_tree, staging, old, clean, failed })
+        let (repo, dest) = (Cow::Borrowed(repo), Cow::Borrowed(dest));
+        Ok(Self { policy, signed_tag, locked_tree, ..Self::plain(setup, number, repo, dest, source, want) })
+    }
+
+    /// Makes the job of a submodule, which has no place of its own and nothing to be said about it in the manifest.
+    fn part(setup: &Setup<'_>, number: usize, part: &Part) -> Self {
+        let Submodule { path, source, commit, .. } = &part.submodule;
+        let repo = Repo {
+            name: part.shown.clone(),
+            path: part.shown.clone(),
+            source: source.to_string(),
+            reference: None,
+            dest: path.clone(),
+            submodules: true,
+            signed: None,
+            signers: None,
+            at: String::new(),
+        };
+        let dest = Cow::Owned(PathBuf::from(path));
+        let plain = Self::plain(setup, number, Cow::Owned(repo), dest, source.clone(), Want::Commit(*commit));
+        Self { chain: part.chain.clone(), like: part.like.clone(), ..plain }
+    }
+
+    fn plain(
+        setup: &Setup<'_>,
+        number: usize,
+        repo: Cow<'a, Repo>,
+        dest: Cow<'a, Path>,
+        source: Source,
+        want: Want,
+    ) -> Self {
+        Self {
+            number,
+            repo,
+            dest,
+            source,
+            chain: Chain::default(),
+            want,
+            policy: None,
+            signed_tag: None,
+            locked_tree: None,
+            staging: setup.site.stage().join(number.to_string()),
+            old: None,
+            clean: None,
+            like: None,
+            failed: None,
+        }
     }
 
     /// Looks at the place; a pin that is in place is done.
     fn look(mut self, setup: &Setup<'_>) -> Result<Ready<'a>, Fault> {
+        if !self.chain.is_empty() {
+            return Ok(Ready::Pending(Box::new(self)));
+        }
         let root = &setup.site.root;
-        let place = root.join(self.dest);
+        let place = root.join(&self.dest);
         let disk = |err: std::io::Error| Fault::disk(&place, &err);
-        crate::dest::check_path(root, self.dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
+        crate::dest::check_path(root, &self.dest).map_err(|why| Fault::new(Cause::LocalChanges, why))?;
         let records = &setup.site.records;
-        let occupied = records.look(root, self.dest, Depth::Stat).map_err(disk)?;
+        let occupied = records.look(root, &self.dest, Depth::Stat).map_err(disk)?;
         // A run that was stopped after placing has not confirmed yet.
-        if !setup.plan && matches!(occupied, Occupied::Clean(_)) && records.is_announced(self.dest) {
-            records.settle(root, self.dest).map_err(disk)?;
+        if !setup.plan && matches!(occupied, Occupied::Clean(_)) && records.is_announced(&self.dest) {
+            records.settle(root, &self.dest).map_err(disk)?;
         }
         match occupied {
             Occupied::No => {}
@@ -314,7 +399,8 @@ impl<'a> Job<'a> {
                 self.old = Some(record.sha.clone());
                 let signed = self.policy.as_ref().is_none_or(|policy| policy.fits(record.checked.as_deref()));
                 let fits = record.mode == setup.mode && record.source == self.origin() && signed;
-                self.clean = Some(record).filter(|_| fits);
+                self.clean = Some(record).filter(|record| fits && record.fits_submodules(self.repo.submodules));
+                self.like = self.clean.as_ref().map(|record| root.join(&record.dest).join(".git"));
             }
             Occupied::Changed(record, _) if setup.force => self.old = Some(record.sha),
             Occupied::Foreign if setup.force => {}
@@ -330,7 +416,7 @@ impl<'a> Job<'a> {
     }
 
     /// Returns where it belongs, without credentials; what records and clones say.
-    fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         self.source.to_string()
     }
 
@@ -340,7 +426,7 @@ impl<'a> Job<'a> {
     }
 
     /// Checks the signature that the manifest wants, if any.
-    fn check_signed(&self, repository: &Repository, target: &Target) -> Result<Option<String>, Fault> {
+    pub(crate) fn check_signed(&self, repository: &Repository, target: &Target) -> Result<Option<String>, Fault> {
         let reference = self.repo.reference.as_deref();
         self.policy.as_ref().map(|policy| policy.check(repository, reference, target)).transpose()
     }
@@ -388,13 +474,13 @@ impl<'a> Job<'a> {
             let records = &setup.site.records;
             records
                 .announce(&record)
-                .and_then(|()| records.confirm(self.dest))
+                .and_then(|()| records.confirm(&self.dest))
                 .map_err(|err| Fault::disk(records.directory(), &err))?;
         }
         Ok(Progress::Unchanged { sha: record.sha.clone(), tree: record.tree.clone() })
     }
 
-    fn check_locked(&self, tree: &str) -> Result<(), Fault> {
+    pub(crate) fn check_locked(&self, tree: &str) -> Result<(), Fault> {
         match &self.locked_tree {
             Some(locked) if locked != tree => {
                 Err(Fault::new(Cause::Lock, format!("the commit's tree is {tree}, the lock file has {locked}")))
@@ -402,117 +488,4 @@ impl<'a> Job<'a> {
             _ => Ok(()),
         }
     }
-
-    /// Exports `target` from whichever of `stores` has it.
-    pub(crate) fn export_from(
-        &self,
-        setup: &Setup<'_>,
-        stores: &[Repository],
-        target: &Target,
-    ) -> Result<Attempt, Fault> {
-        let has = |store: &&Repository| target.is_in(store);
-        let store = stores.iter().find(has).or(stores.first()).expect("there is one for each target");
-        let target = Target { oid: git::commit(store, target.oid)?.id(), ..target.clone() };
-        self.export(setup, store, &target)
-    }
-
-    pub(crate) fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
-        let tree = tree_of(source, target)?;
-        self.check_locked(&tree.id().to_string())?;
-        let checked = self.check_signed(source, target)?;
-        std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
-        let entries = tree::write(source, &tree, self.repo.submodules, &tree_in(&self.staging))?;
-        Ok(self.staged(setup, target, &tree, checked, None, entries))
-    }
-
-    /// Makes a clone; objects that are in the git directory `like`, or in that of the place, are not fetched again.
-    pub(crate) fn make_clone(
-        &self,
-        setup: &Setup<'_>,
-        from: Remote<'_>,
-        heads: &[Head],
-        target: &Target,
-        like: Option<&Path>,
-    ) -> Result<Attempt, Fault> {
-        let place = self.clean.as_ref().map(|record| setup.site.root.join(&record.dest).join(".git"));
-        let Some(like) = like.map(Path::to_owned).or(place) else {
-            return self.clone_with(setup, from, heads, target, None);
-        };
-        match self.clone_with(setup, from, heads, target, Some(&like)) {
-            // Somebody may have damaged what was to be shared; then everything comes from the source.
-            Err(fault) if fault.retry == Retry::Never => {
-                place::remove_tree(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
-                self.clone_with(setup, from, heads, target, None)
-            }
-            cloned => cloned,
-        }
-    }
-
-    fn clone_with(
-        &self,
-        setup: &Setup<'_>,
-        from: Remote<'_>,
-        heads: &[Head],
-        target: &Target,
-        like: Option<&Path>,
-    ) -> Result<Attempt, Fault> {
-        let path = tree_in(&self.staging);
-        let clone = git::init(&path, false)?;
-        let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
-        clone.remote("origin", &self.origin()).map_err(fail)?;
-        let haves = match like {
-            Some(like) => git::share(like, &path.join(".git"))?,
-            None => Vec::new(),
-        };
-        git::fetch_all(from, &clone, heads, target, &haves)?;
-        let commit = git::commit(&clone, target.oid)?;
-        let target = Target { oid: commit.id(), ..target.clone() };
-        let tree = tree_of(&clone, &target)?;
-        self.check_locked(&tree.id().to_string())?;
-        let checked = self.check_signed(&clone, &target)?;
-        match &target.branch {
-            Some(branch) => {
-                let name = format!("refs/heads/{branch}");
-                clone.reference(&name, target.oid, true, "cloner").map_err(fail)?;
-                clone.set_head(&name).map_err(fail)?;
-                let mut config = clone.config().map_err(fail)?;
-                config.set_str(&format!("branch.{branch}.remote"), "origin").map_err(fail)?;
-                config.set_str(&format!("branch.{branch}.merge"), &name).map_err(fail)?;
-            }
-            None => clone.set_head_detached(target.oid).map_err(fail)?,
-        }
-        let (git, entries) = checkout::check_out(&clone, &path, &target, &tree, self.repo.submodules)?;
-        Ok(self.staged(setup, &target, &tree, checked, Some(git), entries))
-    }
-
-    fn staged(
-        &self,
-        setup: &Setup<'_>,
-        target: &Target,
-        tree: &git2::Tree<'_>,
-        checked: Option<String>,
-        git: Option<GitDir>,
-        entries: Vec<tree::Entry>,
-    ) -> Attempt {
-        let record = Record {
-            v: Record::version(),
-            name: self.repo.name.clone(),
-            dest: self.dest.to_owned(),
-            source: self.origin(),
-            reference: self.repo.reference.clone(),
-            sha: target.oid.to_string(),
-            tree: tree.id().to_string(),
-            mode: setup.mode,
-            manifest: setup.manifest.to_owned(),
-            checked,
-            git,
-            entries,
-        };
-        Attempt::Staged(Box::new(Staged { directory: self.staging.clone(), record }))
-    }
-}
-
-fn tree_of<'r>(repository: &'r Repository, target: &Target) -> Result<git2::Tree<'r>, Fault> {
-    let commit = git::commit(repository, target.oid)?;
-    commit.tree().map_err(|err| Fault::git(Cause::Network, &format!("commit {}", target.oid), &err))
 }

@@ -17,6 +17,7 @@
 //! Exit codes: 0 all placed; 1 some failed or, with `--status` and `--verify`, differ; 2 usage or
 //! an unknown override; 65 manifest; 73 root not writable; 75 another run holds the root.
 
+mod assemble;
 mod attempt;
 mod cache;
 mod checkout;
@@ -31,6 +32,7 @@ mod finish;
 mod fleet;
 mod generations;
 mod git;
+mod gitmodules;
 mod hook;
 mod http;
 mod job;
@@ -42,6 +44,7 @@ mod netrc;
 mod pack;
 mod pktline;
 mod place;
+mod pool;
 mod program;
 mod progress;
 mod record;
@@ -51,15 +54,15 @@ mod signature;
 mod signers;
 mod slots;
 pub mod source;
+mod stage;
 mod status;
+mod submodule;
 mod transport;
 mod tree;
 mod v2;
 mod words;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -72,7 +75,7 @@ use crate::fault::{Cause, Fault};
 use crate::finish::Finished;
 use crate::generations::Generations;
 use crate::hook::Hook;
-use crate::job::{Member, Progress, Setup};
+use crate::job::Setup;
 use crate::lockfile::Lock;
 use crate::manifest::Repo;
 use crate::place::Site;
@@ -267,7 +270,7 @@ fn bring(
         update: &cli.update,
         manifest,
     };
-    let results = work_all(&setup, entries, usize::from(cli.jobs), io);
+    let results = pool::work(&setup, entries, usize::from(cli.jobs), io);
     let Finished { mut lines, resolved } = match &generations {
         Some((generations, _)) => generations.publish(&setup, entries, results, cli.purge, hook.as_deref_mut(), io),
         None => finish::place(&setup, entries, results, hook.as_deref_mut(), io),
@@ -347,55 +350,6 @@ fn hold(site: &Site, no_wait: bool, io: &mut Io) -> Result<FileLock, Error> {
     Ok(lock)
 }
 
-/// Works on all repositories, those of one source together, `jobs` sources at a time; results are in the manifest's
-/// order.
-fn work_all(setup: &Setup<'_>, entries: &[Entry], jobs: usize, io: &mut Io) -> Vec<Result<Progress, Fault>> {
-    let mut results: Vec<Option<Result<Progress, Fault>>> = Vec::new();
-    let mut groups: Vec<Vec<Member<'_>>> = Vec::new();
-    let mut by_source: HashMap<String, usize> = HashMap::new();
-    for (number, (repo, dest)) in entries.iter().enumerate() {
-        results.push(dest.as_ref().err().cloned().map(Err));
-        let Ok(dest) = dest else { continue };
-        let group = match job::key(repo, setup.manifest) {
-            Some(key) => *by_source.entry(key).or_insert(groups.len()),
-            None => groups.len(),
-        };
-        if group == groups.len() {
-            groups.push(Vec::new());
-        }
-        groups[group].push(Member { number, repo, dest });
-    }
-    let next = AtomicUsize::new(0);
-    let mut progress = progress::Progress::new(groups.iter().map(Vec::len).sum());
-    std::thread::scope(|scope| {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        for _ in 0..jobs.min(groups.len()) {
-            let (groups, next, sender) = (&groups, &next, sender.clone());
-            scope.spawn(move || {
-                while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // The receiver stays until all senders are gone.
-                    let _ = sender.send(Event::Begun(&group[0].repo.name));
-                    let _ = sender.send(Event::Done(&group[0].repo.name, job::work(setup, group)));
-                }
-            });
-        }
-        drop(sender);
-        for event in receiver {
-            match event {
-                Event::Begun(name) => progress.begun(name, io),
-                Event::Done(name, worked) => {
-                    progress.done(name, worked.len(), worked.iter().any(|(_, result)| result.is_err()), io);
-                    for (number, result) in worked {
-                        results[number] = Some(result);
-                    }
-                }
-            }
-        }
-    });
-    progress.end(io);
-    results.into_iter().map(|result| result.expect("every repository was worked on")).collect()
-}
-
 /// Asks for the commits that planned updates would bring, `jobs` at a time.
 fn add_logs(setup: &Setup<'_>, entries: &[Entry], lines: &mut [Line], jobs: usize, io: &mut Io) {
     let base = setup.manifest.parent().unwrap_or(Path::new("."));
@@ -432,10 +386,4 @@ fn add_logs(setup: &Setup<'_>, entries: &[Entry], lines: &mut [Line], jobs: usiz
         }
     });
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().for_each(|why| io.warn(why));
-}
-
-/// What a worker says.
-enum Event<'a> {
-    Begun(&'a str),
-    Done(&'a str, Vec<(usize, Result<job::Progress, Fault>)>),
 }

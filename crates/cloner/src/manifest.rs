@@ -63,8 +63,7 @@ pub struct Repo {
     pub reference: Option<String>,
     /// Where it goes, as written.
     pub dest: String,
-    /// Whether a tree with submodules is refused (they cannot be placed yet) rather than placed
-    /// with an empty directory for each.
+    /// Whether submodules are placed, rather than an empty directory for each.
     pub submodules: bool,
     /// What must be signed, if anything.
     pub signed: Option<Signed>,

@@ -25,6 +25,7 @@ use toolkit::atomic::sync_dir;
 use crate::dest;
 use crate::fault::{Cause, Fault};
 use crate::record::{Occupied, Record, Records};
+use crate::submodule::{Chain, Submodule};
 use crate::tree::Depth;
 
 /// The directories of one root that cloner works in.
@@ -41,6 +42,20 @@ pub(crate) struct Staged {
     /// Holds the tree and whatever was needed to make it; removed in the end.
     pub(crate) directory: PathBuf,
     pub(crate) record: Record,
+    /// What is yet to be brought into it.
+    pub(crate) submodules: Vec<Part>,
+}
+
+/// A submodule on its way into a tree.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) submodule: Submodule,
+    /// What lies above it.
+    pub(crate) chain: Chain,
+    /// A git directory whose objects it may share.
+    pub(crate) like: Option<PathBuf>,
+    /// What messages call it.
+    pub(crate) shown: String,
 }
 
 impl Staged {

@@ -28,6 +28,11 @@ impl Progress {
         self.draw(io);
     }
 
+    /// Counts what was found meanwhile.
+    pub(crate) fn more(&mut self, count: usize) {
+        self.total += count;
+    }
+
     pub(crate) fn done(&mut self, name: &str, count: usize, failed: bool, io: &mut Io) {
         if let Some(index) = self.open.iter().position(|open| open == name) {
             self.open.remove(index);

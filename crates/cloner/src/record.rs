@@ -42,7 +42,25 @@ pub(crate) struct Record {
     pub(crate) checked: Option<String>,
     /// In a clone: what `.git` looked like.
     pub(crate) git: Option<GitDir>,
+    /// The submodules that were placed with it, those in others behind them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) submodules: Vec<Placed>,
+    /// Whether it has submodules that were left empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) left_out: bool,
     pub(crate) entries: Vec<Entry>,
+}
+
+/// A submodule in a placed tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Placed {
+    /// Where it is in the tree.
+    pub(crate) path: String,
+    pub(crate) source: String,
+    pub(crate) sha: String,
+    /// In a clone: where its git directory is below `.git`, and what that looked like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) git: Option<(PathBuf, GitDir)>,
 }
 
 /// The parts of a clone's `.git` whose change means that somebody works there.
@@ -89,16 +107,34 @@ impl Record {
         } else if fs::symlink_metadata(place.join(".git")).is_ok() {
             found.push(".git is new".to_owned());
         }
+        for submodule in &self.submodules {
+            let Some((directory, recorded)) = &submodule.git else { continue };
+            match GitDir::read_at(&place.join(".git").join(directory)) {
+                Ok(now) => {
+                    found.extend(recorded.changes(&now).iter().map(|change| format!("{}: {change}", submodule.path)));
+                }
+                Err(err) => found.push(format!(".git/{} cannot be read ({err})", directory.display())),
+            }
+        }
         Ok(found)
+    }
+
+    /// Whether the tree has its submodules, or has them not, as is `wanted`.
+    pub(crate) fn fits_submodules(&self, wanted: bool) -> bool {
+        if wanted { !self.left_out } else { self.submodules.is_empty() }
     }
 }
 
 impl GitDir {
     /// Reads the state of the clone at `place`.
     pub(crate) fn read(place: &Path) -> Result<Self, String> {
+        Self::read_at(&place.join(".git"))
+    }
+
+    /// Reads the state of the git directory `git`.
+    pub(crate) fn read_at(git: &Path) -> Result<Self, String> {
         let text = |err: git2::Error| err.message().to_owned();
-        let git = place.join(".git");
-        let repository = crate::git::open_local(place).map_err(|fault| fault.message)?;
+        let repository = crate::git::open_local(git).map_err(|fault| fault.message)?;
         let mut branches = Vec::new();
         for reference in repository.references().map_err(text)? {
             let reference = reference.map_err(text)?;

@@ -4,6 +4,8 @@
 //! git addresses by the git program, unless a mirror stands in for them. What could become an
 //! option, another program or another file (`-x`, `ext::`, `..`, control characters) is refused.
 
+mod submodule;
+
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 

@@ -32,11 +32,15 @@ pub(crate) fn look(site: &Site, repo: &Repo, dest: &Result<PathBuf, Fault>, dept
                 Ok(Want::Commit(oid)) => record.sha == oid.to_string(),
                 _ => record.reference == repo.reference,
             };
-            if pinned {
+            let old = Some(record.sha.clone());
+            if pinned && !record.fits_submodules(repo.submodules) {
+                let how = if record.left_out { "without" } else { "with" };
+                Line::new(repo, State::Outdated, old, None).message(format!("placed {how} its submodules"))
+            } else if pinned {
                 Line::new(repo, State::Clean, Some(record.sha.clone()), Some(record.sha))
             } else {
                 let was = record.reference.as_deref().unwrap_or("HEAD").to_owned();
-                Line::new(repo, State::Outdated, Some(record.sha), None).message(format!("placed for ref {was}"))
+                Line::new(repo, State::Outdated, old, None).message(format!("placed for ref {was}"))
             }
         }
     }

@@ -31,6 +31,8 @@ pub enum Content<'a> {
     Script(&'a str),
     /// A symbolic link to a target.
     Link(&'a str),
+    /// A submodule at a commit.
+    Submodule(&'a str),
 }
 
 impl Repo {
@@ -60,6 +62,10 @@ impl Repo {
         let mut builder = TreeUpdateBuilder::new();
         for (path, content) in files {
             let (text, mode) = match content {
+                Content::Submodule(commit) => {
+                    builder.upsert(*path, Oid::from_str(commit).expect("a commit id"), FileMode::Commit);
+                    continue;
+                }
                 Content::File(text) => (text, FileMode::Blob),
                 Content::Script(text) => (text, FileMode::BlobExecutable),
                 Content::Link(target) => (target, FileMode::Link),

@@ -8,6 +8,7 @@ mod offline;
 mod people;
 mod places;
 mod signatures;
+mod submodules;
 mod support;
 mod sweep;
 mod tables;

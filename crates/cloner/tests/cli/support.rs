@@ -132,6 +132,11 @@ pub(crate) fn files(directory: &Path) -> Vec<String> {
 
 /// Says why a test cannot be made here.
 pub(crate) fn skipped(why: &str) {
+    said(&format!("skipped: {why}"));
+}
+
+/// Says a figure that no assertion shows.
+pub(crate) fn said(figure: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    let _ = writeln!(std::io::stderr(), "{figure}");
 }
