@@ -8,6 +8,8 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use toolkit::args::{self, Verbosity};
 
+use crate::credential::TokenFile;
+
 const AFTER: &str = "\
 Examples:
   cloner repos.yaml
@@ -102,6 +104,12 @@ pub struct Cli {
     /// Take repositories from URL/<host>/<path>.git; a directory is a mirror too (can be repeated: tried in order)
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
+
+    /// Log in at HOST, as USER if one is named, with the token in FILE (can be repeated)
+    ///
+    /// FILE holds the token and nothing else, and nobody else may read it. HOST may have a port.
+    #[arg(long, value_name = "[USER@]HOST=FILE", value_parser = TokenFile::parse)]
+    pub token_file: Vec<TokenFile>,
 
     /// Try the source itself where the mirrors fail
     #[arg(long, requires = "mirror", conflicts_with = "offline")]

@@ -9,7 +9,7 @@
 //! to the server they belong to and to no other; redirects are followed for a greeting only, a few,
 //! never from https to http and never to another protocol.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,9 +19,8 @@ use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use crate::credential::{self, Login};
+use crate::credential::{Keyring, Login};
 use crate::fault::{Cause, Fault, Retry};
-use crate::netrc::Netrc;
 use crate::pktline::{Packet, Packets};
 use crate::source::HttpUrl;
 
@@ -48,9 +47,7 @@ pub(crate) struct Client(Arc<Shared>);
 
 struct Shared {
     agent: ureq::Agent,
-    netrc: Netrc,
-    /// What the credential helpers have said, by server; none where they know nothing.
-    helped: Mutex<HashMap<String, Option<Login>>>,
+    keyring: Keyring,
     /// Servers that do not speak version 2.
     old: Mutex<HashSet<String>>,
 }
@@ -91,7 +88,7 @@ impl Client {
     ///
     /// # Errors
     /// Why the named certificates cannot be used.
-    pub(crate) fn new(connections: usize, netrc: Netrc) -> Result<Self, String> {
+    pub(crate) fn new(connections: usize, keyring: Keyring) -> Result<Self, String> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -106,7 +103,7 @@ impl Client {
             // Some forges choose the smart protocol by this prefix.
             .user_agent(concat!("git/2 cloner/", env!("CARGO_PKG_VERSION")))
             .build();
-        let shared = Shared { agent: config.new_agent(), netrc, helped: Mutex::default(), old: Mutex::default() };
+        let shared = Shared { agent: config.new_agent(), keyring, old: Mutex::default() };
         Ok(Self(Arc::new(shared)))
     }
 
@@ -293,26 +290,18 @@ impl Session {
         request: impl Fn(Option<&str>, Duration) -> Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, Fault> {
         let shared = &self.0.shared;
-        let known = server
-            .login
-            .clone()
-            .or_else(|| shared.netrc.find(&server.authority).cloned())
-            .or_else(|| lock(&shared.helped).get(&server_key(server)).cloned().flatten());
+        let known = shared.keyring.known(server);
         let call = |login: Option<&Login>| {
             let header = login.map(basic);
             request(header.as_deref(), self.left()?).map_err(|err| transfer_fault(server, &err))
         };
         let response = call(known.as_ref())?;
         // Helpers are asked about the server that the manifest names, not about one that it redirects to.
-        if response.status() != StatusCode::UNAUTHORIZED || known.is_some() || !server.same_server(&self.0.first) {
+        if response.status() != StatusCode::UNAUTHORIZED || !server.same_server(&self.0.first) {
             return Ok(response);
         }
-        // One at a time: helpers may talk to people or lock files.
-        let login = {
-            let mut helped = lock(&shared.helped);
-            let ask = || credential::ask(server, self.0.deadline);
-            helped.entry(server_key(server)).or_insert_with(ask).clone()
-        };
+        let same = |(user, password): &Login| known.as_ref() == Some(&(user.clone(), password.clone()));
+        let login = shared.keyring.ask(server, self.0.deadline).filter(|login| !same(login));
         match login {
             Some(login) => {
                 drop(response);

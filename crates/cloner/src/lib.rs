@@ -236,7 +236,11 @@ fn bring(
         io.warn(why);
         netrc::Netrc::default()
     });
-    let client = http::Client::new(usize::from(cli.jobs), netrc)
+    let keyring = credential::Keyring::new(netrc, &cli.token_file).map_err(|message| Error::Usage {
+        message,
+        hint: Some("it must hold the token alone, and nobody else may read it".to_owned()),
+    })?;
+    let client = http::Client::new(usize::from(cli.jobs), keyring)
         .map_err(|message| Error::Usage { message, hint: Some("name a file of PEM certificates".to_owned()) })?;
     let slots = slots::Slots::new(usize::from(cli.per_host));
     let hands = slots::Slots::new(std::thread::available_parallelism().map_or(1, usize::from));

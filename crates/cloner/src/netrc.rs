@@ -28,21 +28,7 @@ impl Netrc {
     }
 
     fn read(path: &Path) -> Result<Self, String> {
-        // Non-blocking, so that a FIFO in its place cannot hold the run.
-        let file = match std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            open => open.map_err(|err| err.to_string())?,
-        };
-        let meta = file.metadata().map_err(|err| err.to_string())?;
-        if !meta.is_file() {
-            return Err("it is not a file".to_owned());
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err("others may read it (chmod 600)".to_owned());
-        }
-        let mut text = String::new();
-        file.take(MAX_BYTES).read_to_string(&mut text).map_err(|err| err.to_string())?;
-        Ok(Self::parse(&text))
+        Ok(read_private(path)?.map(|text| Self::parse(&text)).unwrap_or_default())
     }
 
     fn parse(text: &str) -> Self {
@@ -78,14 +64,33 @@ impl Netrc {
         Self(found)
     }
 
-    /// Returns user and password for `authority`, whose port does not matter.
-    pub(crate) fn find(&self, authority: &str) -> Option<&(String, Secret)> {
+    /// Returns user and password for `authority`, whose port does not matter; of this user if one is named.
+    pub(crate) fn find(&self, authority: &str, user: Option<&str>) -> Option<&(String, Secret)> {
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => host,
             _ => authority,
         };
-        self.0.get(&host.to_ascii_lowercase())
+        self.0.get(&host.to_ascii_lowercase()).filter(|(login, _)| user.is_none_or(|user| user == login))
     }
+}
+
+/// Reads a small file that holds a secret; none if it is not there. One that others may read is refused.
+pub(crate) fn read_private(path: &Path) -> Result<Option<String>, String> {
+    // Non-blocking, so that a FIFO in its place cannot hold the run.
+    let file = match std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        open => open.map_err(|err| err.to_string())?,
+    };
+    let meta = file.metadata().map_err(|err| err.to_string())?;
+    if !meta.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err("others may read it (chmod 600)".to_owned());
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|err| err.to_string())?;
+    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -99,9 +104,10 @@ mod tests {
             "machine a.example login me password one\nmachine B.example\n login you\n password two\n\
              machine half login x\ndefault login any password three\nmacdef init\n machine c login x password y\n",
         );
-        let find = |host: &str| netrc.find(host).map(|(user, word)| (user.as_str(), word.expose()));
+        let find = |host: &str| netrc.find(host, None).map(|(user, word)| (user.as_str(), word.expose()));
         assert_eq!(find("A.example:8080"), Some(("me", "one")));
         assert_eq!(find("b.example"), Some(("you", "two")));
+        assert!(netrc.find("b.example", Some("you")).is_some() && netrc.find("b.example", Some("me")).is_none());
         for other in ["half", "c", "other", "example", ""] {
             assert_eq!(find(other), None, "{other}");
         }

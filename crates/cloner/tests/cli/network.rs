@@ -182,6 +182,60 @@ fn credentials_come_from_gits_helpers_when_they_are_wanted() {
 }
 
 #[test]
+fn a_token_file_is_for_its_server_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let (server, other) = (GitServer::start(), GitServer::start());
+    one_file(&server, "1");
+    one_file(&other, "1");
+    // x-access-token:t0ken, and me:t0ken where the source names a user.
+    for (user, header) in [("", "Basic eC1hY2Nlc3MtdG9rZW46dDBrZW4="), ("me@", "Basic bWU6dDBrZW4=")] {
+        server.behave(Behaviour::Login(header.to_owned()));
+        let scratch = Scratch::new();
+        scratch.manifest(&format!(
+            "dest: '%{{name}}'\na: {{source: 'http://{user}{}/m.git'}}\nb: {{source: '{}'}}\n",
+            server.authority(),
+            other.url("m.git")
+        ));
+        std::fs::write(scratch.path("token"), "t0ken\n").expect("written");
+        let mode =
+            |bits| std::fs::set_permissions(scratch.path("token"), PermissionsExt::from_mode(bits)).expect("set");
+        let named = format!("{}=token", server.authority());
+        let options = ["--mode", "export", "--json", "-vv", "--token-file", &named];
+        mode(0o640);
+        let ran = scratch.run(&options).code(2);
+        assert!(ran.err.contains("others may read it"), "{}", ran.err);
+        mode(0o600);
+        let ran = scratch.run(&options).code(0);
+        assert!(!ran.out.contains("t0ken") && !ran.err.contains("t0ken"));
+        assert!(other.requests().iter().all(|request| request.authorization.is_none()));
+    }
+    scratch_for(&server).run(&["--token-file", "nothing"]).code(2);
+}
+
+#[test]
+fn a_helper_is_asked_for_the_user_of_the_source_and_after_netrc_was_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = GitServer::start();
+    one_file(&server, "1");
+    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
+    let scratch = Scratch::new();
+    scratch.manifest(&format!("m: {{source: 'http://me@{}/m.git', dest: m}}\n", server.authority()));
+    let (helper, log) = (scratch.path("helper"), scratch.path("asked"));
+    std::fs::write(&helper, format!("#!/bin/sh\ncat >> {}\necho password=pw\n", log.display())).expect("written");
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("set");
+    std::fs::write(scratch.path(".gitconfig"), format!("[credential]\n\thelper = {}\n", helper.display()))
+        .expect("written");
+    std::fs::write(scratch.path(".netrc"), "machine 127.0.0.1 login me password wrong\n").expect("written");
+    std::fs::set_permissions(scratch.path(".netrc"), std::fs::Permissions::from_mode(0o600)).expect("set");
+    let mut command = scratch.command(&["--json"]);
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("repos.yaml");
+    crate::support::Ran::from(command.output().expect("it runs")).code(0);
+    let asked = std::fs::read_to_string(&log).expect("the helper was asked");
+    assert!(asked.contains("username=me\n"), "{asked}");
+    assert_eq!(asked.matches("protocol=http\n").count(), 1, "{asked}");
+}
+
+#[test]
 fn hostile_redirects_are_refused() {
     let server = GitServer::start();
     one_file(&server, "1");
