@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Map, Value, json};
 use test_support::git::{Content, GitServer};
 
-use crate::support::{Ran, Scratch, files};
+use crate::support::{Ran, Scratch, files, said};
 
 /// Programs that a source, ref or place might talk cloner into running; each leaves a mark.
 const DECOYS: [&str; 8] = ["git", "ssh", "sh", "bash", "ssh-keygen", "gpg", "gpgv", "git-lfs"];
@@ -82,6 +82,7 @@ fn refused(key: &str, values: &[String], fixed: &Map<String, Value>, cause: &str
         assert!(ran.err.contains(&format!("error: {name} (")), "{value:?} is not named: {}", ran.err);
     }
     assert!(accepted.is_empty(), "{}", accepted.join("\n"));
+    said(&format!("{} hostile values of '{key}' refused", values.len()));
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -137,4 +138,10 @@ fn hostile_overrides_are_refused() {
         assert!(ran.out.is_empty() && !scratch.root().exists(), "{words:?}");
     }
     assert!(server.requests().is_empty());
+    said(&format!("{} hostile overrides refused", overrides.len()));
+    let others =
+        [include_str!("hostile/sources.txt"), include_str!("hostile/refs.txt"), include_str!("hostile/dests.txt")];
+    let all = overrides.len() + others.map(|text| table::<String>(text).len()).iter().sum::<usize>();
+    said(&format!("{all} hostile sources, refs, places and overrides in all"));
+    assert!(all >= 200, "{all}");
 }
