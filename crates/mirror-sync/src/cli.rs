@@ -25,6 +25,9 @@ Examples:
       mirror-sync diff \"$old\" \"$new\"
   Let a role try it first, then a quarter of the nodes, then all:
       mirror-sync rollout start \"$id\" --channel stable --canary role=build --waves 25%
+  Carry to a mirror without a network what it does not have yet:
+      mirror-sync export \"$new\" --since \"$old\" --out /media/usb/delta.tar
+      mirror-sync import /media/usb/delta.tar
   On a node, follow the channel:
       mirror-sync apply
 
@@ -116,6 +119,32 @@ pub enum Action {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
+    },
+    /// Write a snapshot, or what it has beyond an earlier one, into one file: for a mirror that no network reaches
+    ///
+    /// The file is a tar archive of the manifest with the site's signature, of content by its digest, of commits as git
+    /// bundles, and of the site's signatures. It appears whole or not at all.
+    Export {
+        /// Snapshot
+        id: String,
+        /// Leave out what this snapshot has too; it must be where the file is imported
+        #[arg(long, value_name = "ID")]
+        since: Option<String>,
+        /// The file; - for the standard output
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Take in what `export` wrote, and publish it as the same snapshot; print the id
+    ///
+    /// Nothing is published before all of it is proven: signatures, digests, lengths, commits. No channel moves. One that
+    /// was interrupted goes on where it was when it is run again. Branches and tags of the repositories become those of
+    /// the snapshot. A mirror with a `signing_key:` signs with it; one without publishes the signatures that came along.
+    Import {
+        /// The file; - for the standard input
+        file: PathBuf,
+        /// Public keys of the site that exported [default: those of `signing_key:`, else `node.keyring`]
+        #[arg(long, value_name = "PUB")]
+        keyring: Option<PathBuf>,
     },
     /// Point a channel at a snapshot; or a role or a node, also at a channel
     ///

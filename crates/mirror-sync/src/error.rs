@@ -127,6 +127,16 @@ pub enum Error {
         /// Exit code.
         code: u8,
     },
+    /// An export holds only what a snapshot has beyond another one, which is not here.
+    #[error("{}: holds what snapshot {id} has beyond {since}, and that one is not here", path.display())]
+    NoBase {
+        /// The file.
+        path: PathBuf,
+        /// Snapshot.
+        id: String,
+        /// The one that it builds on.
+        since: String,
+    },
     /// A channel that the configuration does not name.
     #[error("{}: no channel {channel} (channels: {known})", config.display())]
     NoChannel {
@@ -275,6 +285,7 @@ impl Failure for Error {
             | Self::Open { .. }
             | Self::Damaged { .. }
             | Self::NotSynced { .. }
+            | Self::NoBase { .. }
             | Self::NoRollback { .. }
             | Self::Forged { .. }
             | Self::NoRollout { .. }
@@ -295,6 +306,7 @@ impl Failure for Error {
                 Some("nothing was changed; see that the agent runs and has a leader, then run it again".into())
             }
             Self::NoSnapshot { .. } => Some("`mirror-sync list` shows the snapshots".into()),
+            Self::NoBase { .. } => Some("import that one first, or export the snapshot without --since".into()),
             Self::Busy { .. } => Some("try again when it is done".into()),
             Self::Moved { .. } => Some("look at `mirror-sync list`, then try again".into()),
             Self::RolloutUnderWay { .. } => Some(

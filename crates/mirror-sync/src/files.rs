@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::OFlag;
@@ -47,6 +47,12 @@ pub(crate) fn read_to_limit(reader: impl Read, limit: u64) -> io::Result<Vec<u8>
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Returns a path of a node: below `STACKTIRA_ROOT` where it is there, else as it stands.
+pub(crate) fn under_root_if_there(path: &Path) -> PathBuf {
+    let rooted = toolkit::dirs::under_root(path);
+    if rooted.exists() { rooted } else { path.to_owned() }
 }
 
 /// Creates a directory and its parents, readable by everybody (what is published is public).

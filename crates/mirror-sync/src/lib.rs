@@ -2,7 +2,8 @@
 //!
 //! `sync` brings what the sources have into a content-addressed store, `snapshot` freezes the last complete
 //! state of all of them under one id, `promote` and `rollback` move a channel between snapshots, `serve`
-//! publishes them, and `apply` makes a node follow a channel.
+//! publishes them, `export` and `import` carry them to a mirror without a network, and `apply` makes a node follow a
+//! channel.
 //!
 //! What always holds:
 //! - A snapshot never changes, and its id is the digest of its manifest: equal content has an equal id and equal
@@ -16,6 +17,7 @@
 //! 69 away, 73 cannot write, 75 busy, 77 denied.
 
 mod apply;
+mod archive;
 mod channel;
 mod check;
 pub mod cli;
@@ -26,10 +28,12 @@ mod deb822;
 mod diff;
 mod digest;
 mod error;
+mod export;
 mod fetch;
 mod files;
 mod gc;
 mod git;
+mod import;
 mod keygen;
 mod manifest;
 mod names;
@@ -84,6 +88,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
             | Action::Promote { .. }
             | Action::Rollback { .. }
             | Action::Rollout { .. }
+            | Action::Import { .. }
             | Action::Gc
     );
     if changes {
@@ -113,6 +118,14 @@ fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
                 _ => Aim::try_from(id.clone()).map_err(|_| no_snapshot(id, exit::NO))?,
             };
             channel::promote(config, &whose.scope(), &aim, reason, io)?;
+        }
+        Action::Export { id, since, out } => {
+            let since = since.as_ref().map(|since| known(since, exit::NO)).transpose()?;
+            export::run(config, &known(id, exit::NO)?, since.as_ref(), out, io)?;
+        }
+        Action::Import { file, keyring } => {
+            let id = import::run(config, file, keyring.as_deref(), io)?;
+            io.out(format!("{id}\n")).map_err(Error::Output)?;
         }
         Action::Rollback { whose, reason } => channel::rollback(config, &whose.scope(), reason, io)?,
         Action::Unpin { whose, reason } => channel::unpin(config, &whose.scope(), reason, io)?,

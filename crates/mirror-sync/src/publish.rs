@@ -15,6 +15,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::git::Git;
+use crate::import::Given;
 use crate::manifest::{Git as GitPart, Manifest, Signed, Source};
 use crate::parallel;
 use crate::report;
@@ -23,19 +24,34 @@ use crate::sign::SigningKey;
 use crate::snapshot::Info;
 use crate::store::Store;
 
-/// What publishing needs: the writer's store and lock, and the site's key.
+/// Where the site's signatures come from.
+pub(crate) enum Signatures<'a> {
+    /// Its key.
+    Make(&'a SigningKey),
+    /// They came along with the snapshot.
+    Given(&'a Given),
+}
+
+/// What publishing needs: the writer's store and lock, and the site's signatures.
 pub(crate) struct Publisher<'a> {
     pub(crate) store: &'a Store,
     pub(crate) lock: &'a FileLock,
     pub(crate) config: &'a Config,
-    pub(crate) key: &'a SigningKey,
+    pub(crate) signatures: Signatures<'a>,
 }
 
-/// Publishes a snapshot whose content is in the store; one that is there is left alone.
+/// Publishes a snapshot whose content is in the store; one that is there is left alone. `confirmed` is when the sources
+/// were last found to hold it, if that is not now.
 ///
 /// # Errors
 /// [`Error::Rejected`] when a commit is missing; [`Error::Write`].
-pub(crate) fn publish(by: &Publisher<'_>, manifest: &Manifest, bytes: &[u8], id: &Digest) -> Result<()> {
+pub(crate) fn publish(
+    by: &Publisher<'_>,
+    manifest: &Manifest,
+    bytes: &[u8],
+    id: &Digest,
+    confirmed: Option<u64>,
+) -> Result<()> {
     let store = by.store;
     let target = store.path(format!("pub/snap/{id}"));
     if target.is_dir() {
@@ -57,17 +73,30 @@ pub(crate) fn publish(by: &Publisher<'_>, manifest: &Manifest, bytes: &[u8], id:
             }
             links.add(sha256, &base.join(path))?;
         }
-        for signed in source.signed() {
-            sign(&base, &signed, by.key)?;
+        if let Signatures::Make(key) = &by.signatures {
+            source.signed().iter().try_for_each(|signed| sign(&base, signed, key))?;
         }
     }
     replace(&work.join("manifest.json"), bytes)?;
-    replace(&work.join("manifest.json.sig"), &by.key.detached(bytes)?)?;
+    let signer = match &by.signatures {
+        Signatures::Make(key) => {
+            replace(&work.join("manifest.json.sig"), &key.detached(bytes)?)?;
+            key.fingerprint()
+        }
+        Signatures::Given(given) => {
+            for (path, file) in given.files() {
+                let bytes = fs::read(file).map_err(Error::read(file))?;
+                replace(&work.join(path), &bytes)?;
+            }
+            given.signer.clone()
+        }
+    };
     sync_tree(&work)?;
     files::make_dir(&store.path(format!("snapshots/{id}")))?;
     let now = files::now();
     let holds = manifest.sources.iter().map(report::summary).collect();
-    let info = Info { v: 1, created: now, signer: by.key.fingerprint(), confirmed: now, holds };
+    let confirmed = confirmed.map_or(now, |at| at.min(now));
+    let info = Info { v: 1, created: now, signer, confirmed, holds };
     store.write_json(Info::path(id), &info)?;
     fs::rename(&work, &target).map_err(Error::write(&target))?;
     let parent = store.path("pub/snap");

@@ -18,9 +18,10 @@ use pgp::packet::{Signature, SignatureConfig, SignatureType, Subpacket, Subpacke
 use pgp::ser::Serialize as _;
 use pgp::types::{KeyDetails as _, Password, Timestamp};
 
+use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, under_root_if_there};
 
 /// Largest key file that is read.
 const MAX_KEY: u64 = 4 << 20;
@@ -164,6 +165,23 @@ impl Keyring {
         Self::from_bytes(&read(path)?).map_err(bad)
     }
 
+    /// Returns the keys that a mirror's own snapshots are verified with: the public half of `signing_key:`, or where
+    /// there is none `node.keyring`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there is neither; those of reading them.
+    pub(crate) fn of_site(config: &Config) -> Result<Self> {
+        match (config.own_key(), config.node()) {
+            (Some(path), _) => Ok(SigningKey::load(path)?.keyring()),
+            (None, Ok(node)) => Self::load(&under_root_if_there(&node.keyring)),
+            (None, Err(_)) => Err(Error::Config {
+                path: config.path().to_owned(),
+                message: "neither signing_key nor node.keyring is there, and snapshots are verified with them".into(),
+                hint: Some("name the site's public keys as node.keyring; `import` takes --keyring".into()),
+            }),
+        }
+    }
+
     /// As [`Keyring::load`], of keys in memory.
     ///
     /// # Errors
@@ -225,17 +243,19 @@ impl Keyring {
         self.0.iter().map(|key| (format!("{:X}", key.fingerprint()), user(key))).collect()
     }
 
-    /// Checks a detached signature, armoured or binary.
+    /// Checks a detached signature, armoured or binary; returns the fingerprint of the key that made it.
     ///
     /// # Errors
     /// Why none of the signatures is acceptable.
-    pub(crate) fn verify_detached(&self, bytes: &[u8], signature: &[u8]) -> std::result::Result<(), String> {
+    pub(crate) fn verify_detached(&self, bytes: &[u8], signature: &[u8]) -> std::result::Result<String, String> {
         let (signatures, _) = DetachedSignature::from_reader_many(Cursor::new(signature))
             .map_err(|error| format!("not a signature: {error}"))?;
         for signature in signatures.take(16) {
             let signature = signature.map_err(|error| format!("not a signature: {error}"))?.signature;
-            if signature.typ() == Some(SignatureType::Binary) && self.accepts(&signature, bytes) {
-                return Ok(());
+            if signature.typ() == Some(SignatureType::Binary)
+                && let Some(key) = self.signer(&signature, bytes)
+            {
+                return Ok(format!("{:X}", key.fingerprint()));
             }
         }
         Err("no valid signature by a trusted key".into())
@@ -251,25 +271,27 @@ impl Keyring {
             CleartextSignedMessage::from_string(text).map_err(|error| format!("not a signed message: {error}"))?;
         let signed = message.signed_text();
         let fine = message.signatures().iter().take(16).any(|signature| {
-            signature.typ() == Some(SignatureType::Text) && self.accepts(signature, signed.as_bytes())
+            signature.typ() == Some(SignatureType::Text) && self.signer(signature, signed.as_bytes()).is_some()
         });
         if fine { Ok(signed.replace("\r\n", "\n")) } else { Err("no valid signature by a trusted key".into()) }
     }
 
-    fn accepts(&self, signature: &Signature, bytes: &[u8]) -> bool {
+    /// Returns the key that made an acceptable signature.
+    fn signer(&self, signature: &Signature, bytes: &[u8]) -> Option<&SignedPublicKey> {
         let strong =
             matches!(signature.hash_alg(), Some(HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512));
-        strong
-            && !expired(signature)
-            && self.0.iter().any(|key| {
-                signature.verify(&key.primary_key, bytes).is_ok()
-                    || key.public_subkeys.iter().any(|subkey| {
-                        subkey.signatures.iter().any(|binding| binding.key_flags().sign())
-                            && !subkey.signatures.iter().any(is_revocation)
-                            && !outlived(subkey.key.created_at(), subkey.signatures.iter())
-                            && signature.verify(&subkey.key, bytes).is_ok()
-                    })
-            })
+        if !strong || expired(signature) {
+            return None;
+        }
+        self.0.iter().find(|key| {
+            signature.verify(&key.primary_key, bytes).is_ok()
+                || key.public_subkeys.iter().any(|subkey| {
+                    subkey.signatures.iter().any(|binding| binding.key_flags().sign())
+                        && !subkey.signatures.iter().any(is_revocation)
+                        && !outlived(subkey.key.created_at(), subkey.signatures.iter())
+                        && signature.verify(&subkey.key, bytes).is_ok()
+                })
+        })
     }
 }
 

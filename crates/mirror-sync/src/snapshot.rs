@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{Git as GitPart, Manifest, Source};
-use crate::publish::{self, Publisher};
+use crate::publish::{self, Publisher, Signatures};
 use crate::repository;
 use crate::rpm;
 use crate::sign::SigningKey;
@@ -85,7 +85,8 @@ pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
         io.note(format_args!("nothing changed since snapshot {id}"));
         return Ok(id);
     }
-    publish::publish(&Publisher { store: &store, lock: &lock, config, key: &key }, &manifest, &bytes, &id)?;
+    let by = Publisher { store: &store, lock: &lock, config, signatures: Signatures::Make(&key) };
+    publish::publish(&by, &manifest, &bytes, &id, None)?;
     Ok(id)
 }
 

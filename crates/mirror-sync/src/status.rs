@@ -99,7 +99,8 @@ fn gather(config: &Config, store: &Store) -> Result<Status> {
     for name in &config.channels {
         let id = channel::read(store, name)?.map(|pointer| pointer.snapshot);
         let info = id.as_ref().and_then(|id| known.iter().find(|(other, _)| other == id)).map(|(_, info)| info);
-        let confirmed = info.map(|info| info.created.max(info.confirmed));
+        // Of an imported snapshot the import is later than that.
+        let confirmed = info.map(|info| if info.confirmed > 0 { info.confirmed } else { info.created });
         let age = confirmed.map(|at| now.saturating_sub(at));
         let stale = config.max_age.zip(age).is_some_and(|(limit, age)| age > limit.as_secs());
         channels.push(Channel { name: name.clone(), snapshot: id, age, stale, confirmed });

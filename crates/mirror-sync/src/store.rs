@@ -54,7 +54,7 @@ impl Store {
         let path = root.join("lock");
         let lock = FileLock::try_exclusive(&path)
             .map_err(lock_failed)?
-            .ok_or(Error::Busy { path, what: "writer (sync, snapshot or gc)" })?;
+            .ok_or(Error::Busy { path, what: "writer (sync, snapshot, import or gc)" })?;
         store.sweep()?;
         Ok((store, lock))
     }

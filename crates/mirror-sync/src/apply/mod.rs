@@ -8,7 +8,7 @@
 mod follow;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ const UPDATE: Duration = Duration::from_secs(600);
 /// [`Error::Forged`]; [`Error::Unavailable`]; [`Error::Consul`]; [`Error::Write`].
 pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     let node = config.node()?;
-    let keyring = Keyring::load(&readable(&node.keyring))?;
+    let keyring = Keyring::load(&files::under_root_if_there(&node.keyring))?;
     let fetcher = Fetcher::new(&config.limits);
     let cluster = config.consul.as_ref().map(Cluster::new).transpose()?;
     if print {
@@ -146,12 +146,6 @@ fn report(cluster: &Cluster, node: &Node, followed: &Followed, done: &Result<()>
         cluster.replace(&key, &state, &seen)?;
     }
     Ok(())
-}
-
-/// A path of the node: below `STACKTIRA_ROOT` where it is there, else as it stands.
-fn readable(path: &Path) -> PathBuf {
-    let rooted = under_root(path);
-    if rooted.exists() { rooted } else { path.to_owned() }
 }
 
 fn manifest(fetcher: &Fetcher, keyring: &Keyring, base: &str, id: &Digest) -> Result<Manifest> {

@@ -204,6 +204,11 @@ impl Config {
         self.signing_key.as_deref().ok_or_else(|| self.missing("signing_key"))
     }
 
+    /// Returns `signing_key:` where there is one: a mirror that only takes in what others sign has none.
+    pub(crate) fn own_key(&self) -> Option<&Path> {
+        self.signing_key.as_deref()
+    }
+
     /// Returns `node:`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Git, Manifest, Package, Signed, Source};
+use super::{Git, Manifest, Package, Source};
 use crate::git;
 use crate::names;
 use crate::repository;
@@ -56,13 +56,7 @@ fn check_source(source: &Source) -> Result<(), String> {
         if !source.files().any(|(path, ..)| path == content) {
             return Err(format!("{content:?} is missing"));
         }
-        match signed {
-            Signed::Release(directory) => {
-                add(&format!("{directory}/InRelease"))?;
-                add(&format!("{directory}/Release.gpg"))?;
-            }
-            Signed::Repomd => add("repodata/repomd.xml.asc")?,
-        }
+        signed.signatures().iter().try_for_each(|path| add(path))?;
     }
     // A file cannot be where another's directory is.
     let below = |path: &&String| path.match_indices('/').any(|(end, _)| paths.contains(&path[..end]));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::sign::Keyring;
 use crate::store::{Store, json_line};
 
 /// Version of the format.
@@ -100,6 +101,40 @@ impl Source {
             _ => Vec::new(),
         }
     }
+
+    /// Returns the paths, in the snapshot, of the signatures that the site makes.
+    pub(crate) fn signatures(&self) -> Vec<String> {
+        let directory = self.directory().unwrap_or_default();
+        let paths = self.signed().into_iter().flat_map(|signed| signed.signatures());
+        paths.map(|path| format!("{directory}/{path}")).collect()
+    }
+
+    /// Checks one of these signatures; `read` gives the content of a digest.
+    ///
+    /// # Errors
+    /// Those of `read`; in the inner result why it is not acceptable.
+    pub(crate) fn prove(
+        &self,
+        path: &str,
+        signature: &[u8],
+        keyring: &Keyring,
+        read: impl FnOnce(&Digest) -> Result<Vec<u8>>,
+    ) -> Result<std::result::Result<(), String>> {
+        let directory = self.directory().unwrap_or_default();
+        let of_path = |signed: &Signed| signed.signatures().iter().any(|own| format!("{directory}/{own}") == path);
+        let content = self.signed().iter().find(|signed| of_path(signed)).map(Signed::content);
+        let Some((.., sha256)) = self.files().find(|(path, ..)| Some(*path) == content.as_deref()) else {
+            return Ok(Err("signs nothing of the snapshot".into()));
+        };
+        let bytes = read(sha256)?;
+        Ok(if path.ends_with("/InRelease") {
+            keyring
+                .verify_cleartext(signature)
+                .and_then(|text| if text.as_bytes() == bytes { Ok(()) } else { Err("differs from Release".into()) })
+        } else {
+            keyring.verify_detached(&bytes, signature).map(|_| ())
+        })
+    }
 }
 
 /// What the site's key signs in a repository.
@@ -112,6 +147,14 @@ pub(crate) enum Signed {
 }
 
 impl Signed {
+    /// Returns the paths of the signatures.
+    pub(crate) fn signatures(&self) -> Vec<String> {
+        match self {
+            Self::Release(directory) => vec![format!("{directory}/InRelease"), format!("{directory}/Release.gpg")],
+            Self::Repomd => vec!["repodata/repomd.xml.asc".into()],
+        }
+    }
+
     /// Returns the path of what is signed.
     pub(crate) fn content(&self) -> String {
         match self {

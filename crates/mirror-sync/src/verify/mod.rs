@@ -31,11 +31,11 @@ use repair::Repair;
 /// # Errors
 /// [`Error::Verify`] when something is (still) damaged; [`Error::Read`]; with `repair` [`Error::Busy`].
 pub(crate) fn run(config: &Config, repair: bool, io: &mut Io) -> Result<()> {
-    let key = SigningKey::load(config.signing_key()?)?;
     if !repair {
         let store = Store::at(config.root()?);
-        return Check::of(&store, config, &key.keyring())?.finish(io);
+        return Check::of(&store, config, &Keyring::of_site(config)?)?.finish(io);
     }
+    let key = SigningKey::load(config.signing_key()?)?;
     let (store, lock) = Store::writer(config.root()?)?;
     let check = Check::of(&store, config, &key.keyring())?;
     if check.damage.is_empty() {

@@ -21,7 +21,7 @@ fn upstream(site: &Site) -> String {
     git(&work, &["rev-parse", "HEAD"])
 }
 
-fn push(site: &Site, message: &str) -> String {
+pub(crate) fn push(site: &Site, message: &str) -> String {
     let work = site.path("work");
     git(&work, &["commit", "--quiet", "--amend", "--allow-empty", "-m", message]);
     let bare = site.text("upstream/git.example_8443/team/mod.git");
@@ -29,7 +29,7 @@ fn push(site: &Site, message: &str) -> String {
     git(&work, &["rev-parse", "HEAD"])
 }
 
-fn site() -> (Site, String) {
+pub(crate) fn site() -> (Site, String) {
     let mut site = Site::new();
     let head = upstream(&site);
     site.with_git(&[
@@ -39,7 +39,7 @@ fn site() -> (Site, String) {
     (site, head)
 }
 
-const PATH: &str = "git.example_8443/team/mod.git";
+pub(crate) const PATH: &str = "git.example_8443/team/mod.git";
 
 #[test]
 fn snapshots_pin_commits_that_upstream_throws_away() {

@@ -1,5 +1,6 @@
 //! The real binary against real clients: apt, gpgv, git and libgit2.
 
+mod airgap;
 mod apply;
 mod apt;
 mod crash;

@@ -16,7 +16,7 @@ fn run(program: &str, arguments: &[&str], home: &Path) -> Run {
 }
 
 /// Makes a package below `site/rpms`.
-fn rpm(site: &Site, name: &str, version: &str, fields: &str, file: &str) {
+pub(crate) fn rpm(site: &Site, name: &str, version: &str, fields: &str, file: &str) {
     let spec = format!(
         "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: A <test> & more\nLicense: Apache-2.0\nBuildArch: noarch\n{fields}\n\
          %description\nText.\n%install\nmkdir -p %{{buildroot}}$(dirname {file}) %{{buildroot}}/usr/share/{name}\n\
@@ -37,12 +37,12 @@ fn rpm(site: &Site, name: &str, version: &str, fields: &str, file: &str) {
     run("rpmbuild", &arguments, site.dir.path()).is(0);
 }
 
-fn has_rpm() -> bool {
+pub(crate) fn has_rpm() -> bool {
     has("rpmbuild") && has("createrepo_c") && has("dnf")
 }
 
 /// A site with `rpms` as its source `own`.
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     let mut site = Site::new();
     std::fs::create_dir(site.path("rpms")).expect("made");
     site.extra = format!("- {{name: own, type: rpm, dir: {}}}\n", site.text("rpms"));

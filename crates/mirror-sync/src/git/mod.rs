@@ -8,6 +8,8 @@
 //! A new repository is fetched in `ROOT/tmp` and renamed; an existing one is updated by one atomic ref
 //! transaction. Objects are never pruned while something may still point at them.
 
+mod bundle;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -28,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::Repo;
 use crate::store::Store;
+pub(crate) use bundle::{Pinned, Scrap};
 
 /// Largest output of one git command that is read.
 const MAX_OUTPUT: u64 = 64 << 20;
@@ -203,7 +206,7 @@ impl<'a> Git<'a> {
         }
         let work = if present { directory.clone() } else { self.store.temporary("git") };
         if !present {
-            self.init(upstream, &work, remote.head.as_deref())?;
+            self.init(&upstream.path, &work, remote.head.as_deref())?;
         }
         self.with_retries(upstream, || self.fetch(upstream, &work))?;
         if let Some(head) = &remote.head {
@@ -226,7 +229,7 @@ impl<'a> Git<'a> {
     pub(crate) fn fetch_again(&self, upstream: &Upstream) -> Result<()> {
         let directory = self.directory(&upstream.path);
         let work = self.store.temporary("git");
-        self.init(upstream, &work, None)?;
+        self.init(&upstream.path, &work, None)?;
         self.with_retries(upstream, || self.fetch(upstream, &work))?;
         if directory.is_dir() {
             // One by one: a damaged commit must not keep the sound ones away.
@@ -247,12 +250,12 @@ impl<'a> Git<'a> {
         self.place(&work, &directory)
     }
 
-    fn init(&self, upstream: &Upstream, work: &Path, head: Option<&str>) -> Result<()> {
+    fn init(&self, path: &str, work: &Path, head: Option<&str>) -> Result<()> {
         let branch = head.and_then(|head| head.strip_prefix("refs/heads/")).unwrap_or("main");
         let mut init = self.command(None, None);
         init.args(["init", "--quiet", "--bare", "--template="]).arg(format!("--initial-branch={branch}"));
         init.arg("--").arg(work);
-        self.local_run(init, None, &upstream.path).map(|_| ())
+        self.local_run(init, None, path).map(|_| ())
     }
 
     fn place(&self, work: &Path, directory: &Path) -> Result<()> {
@@ -267,6 +270,12 @@ impl<'a> Git<'a> {
     /// # Errors
     /// [`Error::Rejected`] when an object is missing.
     pub(crate) fn pin(&self, repo: &Repo, id: &Digest) -> Result<()> {
+        let directory = self.directory(&repo.path);
+        self.remove_stale_locks(&directory)?;
+        self.pin_in(&directory, repo, id)
+    }
+
+    fn pin_in(&self, directory: &Path, repo: &Repo, id: &Digest) -> Result<()> {
         if repo.refs.is_empty() {
             return Ok(());
         }
@@ -276,9 +285,7 @@ impl<'a> Git<'a> {
             script.push_str(&format!("update refs/stacktira/snap/{id}/{short} {target}\n"));
         }
         script.push_str("prepare\ncommit\n");
-        let directory = self.directory(&repo.path);
-        self.remove_stale_locks(&directory)?;
-        let mut update = self.command(Some(&directory), None);
+        let mut update = self.command(Some(directory), None);
         update.args(["update-ref", "--stdin"]);
         self.local_run(update, Some(script.into_bytes()), &repo.path).map(|_| ())
     }
