@@ -132,6 +132,9 @@ case $code in
     *) fail "hiera-consul lookup stacktira::limit" $code ;;
 esac
 
+# Puppet's providers for Keystone start the client anew for each question; this one answers them from one process.
+[ ! -x /usr/bin/openstack ] || PATH=$environment/bin:$PATH
+
 code=0
 "$@" puppet apply --detailed-exitcodes --color=false --hiera_config "$environment/hiera.yaml" \
     --modulepath "$environment/site-modules:$modules/modules" --lastrunfile "$summary" \

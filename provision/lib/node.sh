@@ -87,6 +87,8 @@ lock_facts() {
     fits stage "$stage" '[a-z][a-z0-9_-]*'
     openstack=$(meta openstack zed)
     fits openstack "$openstack" '[a-z0-9][a-z0-9.]*'
+    controls=$(meta control_nodes '')
+    [ -z "$controls" ] || fits control_nodes "$controls" '[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3}(,[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3})*'
     atomic_write 0644 "$facts" <<END || true
 {
   "role": "$role",
@@ -99,7 +101,8 @@ lock_facts() {
     "mirror": "$mirror",
     "provider": "$provider",
     "stage": "$stage",
-    "openstack": "$openstack"
+    "openstack": "$openstack",
+    "controls": {$(printf '%s' "$controls" | sed 's/\([^=,]*\)=\([^,]*\)/"\1": "\2"/g; s/,/, /g')}
   }
 }
 END

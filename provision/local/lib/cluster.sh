@@ -2,7 +2,7 @@
 # All nodes together: up, kick, destroy.
 
 cluster_prepare() {
-    local box pool
+    local box pool role layer
     mkdir -p "$state"
     chmod 700 "$state"
     box=$(box_ensure)
@@ -17,7 +17,12 @@ cluster_prepare() {
         "$tools/mirror-sync" keygen --out "$state/site.sec.asc" --public "$state/site.asc"
     fi
     "$repo/provision/secrets.sh" make "$state/secrets"
-    printf '%s\n' "$box" >"$state/box"
+    for role in $(node_list | awk '{ print $2 }' | sort -u); do
+        # What nodes were made with they keep.
+        [ ! -s "$state/$role.lower" ] || continue
+        layer=$(layer_ensure "$role" "$box" "$pool")
+        printf '%s%s\n' "${layer:+$layer:}" "$box" >"$state/$role.lower"
+    done
 }
 
 # The host uses the same binaries that the nodes install.
@@ -51,7 +56,7 @@ cluster_up() {
     network_switch
     for node in $nodes; do
         network_node "$node"
-        machine_mount "$node" "$(cat "$state/box")"
+        machine_mount "$node" "$(cat "$state/$(role_of "$node").lower")"
         machine_seed "$node"
     done
     local jobs=()

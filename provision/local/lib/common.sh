@@ -47,8 +47,11 @@ lap() {
     awk -v start="$clock_start" -v now="$EPOCHREALTIME" -v text="$*" 'BEGIN { printf "%7.1fs  %s\n", now - start, text }'
 }
 
+nodes_file=${STK_LOCAL_NODES:-$repo/provision/nodes.list}
+[ -r "$nodes_file" ] || usage_error "STK_LOCAL_NODES cannot be read: '$nodes_file'"
+
 # Fields of the node list: name role inside outside memory.
-node_list() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$repo/provision/nodes.list"; }
+node_list() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$nodes_file"; }
 node_names() { node_list | awk '{ print $1 }'; }
 node_field() { node_list | awk -v name="$1" -v field="$2" '$1 == name { print $field }'; }
 role_of() { node_field "$1" 2; }

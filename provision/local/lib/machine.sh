@@ -13,10 +13,13 @@ machine_pid() {
 machine_start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" { print $20 }'; }
 
 machine_mount() {
-    local node=$1 box=$2 dir=$state/$1
+    local node=$1 lower=$2 dir=$state/$1
     mkdir -p "$dir/up" "$dir/work" "$dir/root"
-    mountpoint -q "$dir/root" || mount -t overlay "$prefix-$node" -o "lowerdir=$box,upperdir=$dir/up,workdir=$dir/work" "$dir/root"
+    mountpoint -q "$dir/root" || mount -t overlay "$prefix-$node" -o "lowerdir=$lower,upperdir=$dir/up,workdir=$dir/work" "$dir/root"
 }
+
+# Whether packages of its role are in the node's root before it boots for the first time.
+layered() { grep -q : "$state/$(role_of "$1").lower"; }
 
 # What a cloud would give the machine before its first boot: its name, a config drive and a unit that
 # runs the bootstrap. Everything else the node fetches itself.
@@ -42,13 +45,23 @@ machine_seed() {
     install -m 644 "$repo/provision/systemd/stacktira-bootstrap.service" "$root/etc/systemd/system/"
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sf ../stacktira-bootstrap.service "$root/etc/systemd/system/multi-user.target.wants/"
+    # What a layer has brought is enabled already. Until the first run that succeeded the machine boots without it.
+    cat >"$root/etc/systemd/system/stacktira-first.target" <<'EOF'
+[Unit]
+Description=A machine whose services nobody has configured yet
+Requires=basic.target
+After=basic.target
+Wants=stacktira-bootstrap.service consul.service stacktira-watch.service stacktira-converge.service
+AllowIsolate=yes
+EOF
     : >"$state/$node/seeded"
 }
 
 machine_metadata() {
-    local node=$1 build join key
+    local node=$1 build join controls key
     build=$(address_of "$(nodes_of_role build | sed -n 1p)")
     join=$(for peer in $(nodes_of_role infra); do address_of "$peer"; done | paste -sd,)
+    controls=$(for peer in $(nodes_of_role control); do printf '%s=%s\n' "$peer" "$(address_of "$peer")"; done | paste -sd,)
     key=$(awk '{ printf "%s\\n", $0 }' "$state/site.asc")
     cat <<EOF
 {
@@ -72,6 +85,7 @@ machine_metadata() {
     "repos_manifest": "local/repos.yaml",
     "consul_join": "$join",
     "consul_servers": "$(nodes_of_role infra | wc -l)",
+    "control_nodes": "$controls",
     "vip": "$(address_of "$(nodes_of_role proxy | sed -n 1p)")"
   }
 }
@@ -97,6 +111,7 @@ machine_boot() {
     {
         printf '#!/bin/sh\nexec nsenter --net=/run/netns/%s env SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn' "$prefix-$node"
         printf ' %q' "${options[@]}" --boot
+        ! layered "$node" || [ -e "$dir/root/var/lib/stacktira/converged" ] || printf ' systemd.unit=stacktira-first.target'
         printf '\n'
     } >"$dir/launch"
     chmod 700 "$dir/launch"

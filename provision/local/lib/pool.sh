@@ -1,10 +1,21 @@
 # shellcheck shell=bash
 # The packages that become the build node's mirror: fetched by apt itself, relative to the image.
 
-# Those of this stage and of the stages before it.
-pool_packages() {
+# Those of this stage and of the stages before it; of one role, or of all.
+pool_packages() { packages_of '' | sort -u; }
+role_packages() { packages_of "$1"; }
+
+packages_of() {
     sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$here/packages.list" |
-        awk -v stage="$stage" '/^\[/ { if (last) exit; last = ($0 == "[" stage "]"); next } { print }'
+        awk -v stage="$stage" -v role="$1" '
+            /^\[/ {
+                split(substr($0, 2, length($0) - 2), section, " ")
+                if (last && section[1] != stage) exit
+                last = (section[1] == stage)
+                wanted = (role == "" || section[2] == role)
+                next
+            }
+            wanted { print }'
 }
 
 # Debian's Puppet modules are fetched as packages and served as git repositories.
