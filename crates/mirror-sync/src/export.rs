@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -107,6 +108,8 @@ impl Export<'_> {
         let path = &scrap.0;
         let file = File::options().write(true).truncate(true).open(path).map_err(Error::write(path))?;
         let written = self.write(BufWriter::with_capacity(1 << 20, &file)).map_err(|error| error.into_error(path))?;
+        // A lock is its owner's alone; what is published is everybody's.
+        file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(Error::write(path))?;
         file.sync_all().map_err(Error::write(path))?;
         fs::rename(path, out).map_err(Error::write(out))?;
         toolkit::atomic::sync_dir(self.scratch).map_err(Error::write(self.scratch))?;
