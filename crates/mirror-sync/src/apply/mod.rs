@@ -1,13 +1,14 @@
 //! `apply`: points a node's apt at the snapshot that its channel names.
 //!
 //! Everything is proven before anything is touched: the pointer is resolved, the manifest has the
-//! snapshot's digest and the site's signature, each suite's `InRelease` carries that signature too, and apt has
+//! snapshot's digest and the site's signature, each suite's `InRelease` carries that signature too (or is what the
+//! manifest says, where a source is published as its upstream signed it), and apt has
 //! fetched the new lists with a candidate file outside its own directories. Only then the sources file is
 //! replaced, in one step. Until that instant the old sources stay as they were, so there is nothing to restore.
 
 mod follow;
+mod sources;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,14 +18,13 @@ use toolkit::dirs::under_root;
 use toolkit::lock::FileLock;
 use toolkit::process::Group;
 
-use crate::config::{Config, Format, Node};
+use crate::config::{Config, Node};
 use crate::consul::{Cluster, NodeState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::files;
-use crate::manifest::{Manifest, Source};
-use crate::repository;
+use crate::manifest::Manifest;
 use crate::sign::Keyring;
 use follow::Followed;
 
@@ -103,7 +103,8 @@ fn take(
 fn candidate(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<String> {
     let base = format!("{}/snap/{}", node.mirror.trim_end_matches('/'), followed.id);
     let manifest = manifest(fetcher, keyring, &base, &followed.id)?;
-    sources(fetcher, keyring, node, &base, followed, &manifest)
+    let header = format!("# Written by mirror-sync apply: channel {}, snapshot {}\n", followed.channel, followed.id);
+    Ok(header + &sources::text(&sources::Proof { fetcher, keyring, node, base: &base }, &manifest)?)
 }
 
 /// Returns the snapshot that the sources file in place says it was written for.
@@ -157,47 +158,6 @@ fn manifest(fetcher: &Fetcher, keyring: &Keyring, base: &str, id: &Digest) -> Re
     let signature = fetcher.get(&format!("{url}.sig"), 64 << 10)?;
     keyring.verify_detached(&bytes, &signature).map_err(|message| Error::forged(format!("{url}.sig"), message))?;
     Manifest::decode(&bytes, Path::new(&url))
-}
-
-fn sources(
-    fetcher: &Fetcher,
-    keyring: &Keyring,
-    node: &Node,
-    base: &str,
-    followed: &Followed,
-    manifest: &Manifest,
-) -> Result<String> {
-    let (channel, id) = (&followed.channel, &followed.id);
-    let mut text = format!("# Written by mirror-sync apply: channel {channel}, snapshot {id}\n");
-    for source in &manifest.sources {
-        let Source::Deb(deb) = source else { continue };
-        if !node.formats.contains(&Format::Deb) {
-            continue;
-        }
-        let repository = format!("{base}/deb/{}", deb.name);
-        for suite in &deb.suites {
-            let url = format!("{repository}/dists/{suite}/InRelease");
-            let message = fetcher.get(&url, 64 << 20)?;
-            let release = keyring.verify_cleartext(&message).map_err(|why| Error::forged(&url, why))?;
-            // The signed index files are those that the signed manifest names.
-            let known = |path: &str, digest: &Digest| {
-                let path = format!("dists/{suite}/{path}");
-                deb.files.iter().any(|file| file.path == path && file.sha256 == *digest)
-            };
-            if !repository::listed(&release).iter().all(|(path, digest)| known(path, digest)) {
-                return Err(Error::forged(&url, "lists index files that the manifest does not"));
-            }
-        }
-        let _ = write!(
-            text,
-            "\nTypes: deb\nURIs: {repository}\nSuites: {}\nComponents: {}\nArchitectures: {}\nSigned-By: {}\n",
-            deb.suites.join(" "),
-            deb.components.join(" "),
-            deb.architectures.join(" "),
-            node.keyring.display(),
-        );
-    }
-    Ok(text)
 }
 
 /// Lets apt fetch the lists of the candidate alone; the lists of other sources stay.

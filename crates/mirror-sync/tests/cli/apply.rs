@@ -2,6 +2,7 @@
 
 use crate::apt::{Apt, usable};
 use crate::support::{Server, Site};
+use crate::upstream::{self, Repo};
 
 struct Node {
     site: Site,
@@ -99,4 +100,60 @@ fn what_is_forged_or_away_leaves_the_old_sources() {
     node.server.terminate();
     node.site.run(&["apply"]).is(69);
     assert_eq!(node.sources(), before);
+}
+
+#[test]
+fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
+    if !usable() {
+        return;
+    }
+    for inline in [true, false] {
+        let mut node = Node::new();
+        let site = &node.site;
+        let published = {
+            let mut repo = Repo::new(site, "up");
+            repo.by_hash = true;
+            repo.inline = inline;
+            // It expires before the node gets to see it.
+            let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(4);
+            let date = std::process::Command::new("date")
+                .args(["-u", "-R", "-d"])
+                .arg(format!("@{}", soon.duration_since(std::time::UNIX_EPOCH).expect("now").as_secs()))
+                .output()
+                .expect("date runs");
+            repo.more = format!("Valid-Until: {}\n", String::from_utf8_lossy(&date.stdout).trim());
+            repo.add("st-up", "1.0", "");
+            repo.publish();
+            repo.serve()
+        };
+        upstream::configure(&mut node.site, &published.url(), "");
+        let id = node.site.snapshot();
+        node.site.run(&["promote", &id, "--channel", "stable"]).is(0);
+        node.configure("site.gpg");
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        node.site.run(&["apply"]).is(0);
+        let sources = node.sources().expect("written");
+        assert_eq!(sources.matches("-----BEGIN PGP PUBLIC KEY BLOCK-----").count(), 1, "{sources}");
+        assert_eq!(sources.matches("Signed-By: ").count(), 1, "{sources}");
+        let apt = Apt::new(&node.site.path("node"));
+        assert!(apt.run(&["install", "-s", "st-up"]).is(0).out.contains("st-up (1.0"));
+        assert!(apt.run(&["install", "-s", "st-a"]).is(0).out.contains("st-a (2.0"));
+        apt.run(&["install", "-d", "-y", "st-up"]).is(0);
+
+        // An index that the upstream has signed as well, and the snapshot does not have.
+        let name = if inline { "InRelease" } else { "Release.gpg" };
+        let file = node.site.published(&id).join("deb/up/dists/bookworm").join(name);
+        let other = {
+            let mut repo = Repo::new(&node.site, "other");
+            repo.inline = inline;
+            repo.add("st-up", "9.0", "");
+            repo.publish();
+            std::fs::read(node.site.path("other/dists/bookworm").join(name)).expect("there")
+        };
+        std::fs::remove_file(&file).expect("ours");
+        std::fs::write(&file, other).expect("writable");
+        let run = node.site.run(&["apply"]).is(1);
+        assert!(run.err.contains("it is not what the manifest says"), "{}", run.err);
+        assert_eq!(node.sources(), Some(sources));
+    }
 }
