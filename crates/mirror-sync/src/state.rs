@@ -15,8 +15,8 @@ use crate::rpm::metadata::Described;
 use crate::store::{Stamp, Store};
 
 /// State of one source.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum State {
     /// Of a directory of Debian packages.
     Deb(DebState),
@@ -185,6 +185,23 @@ impl State {
     /// Format version that is written.
     pub(crate) const VERSION: u32 = 1;
 
+    /// Parses what was written. The tag is the first field, always: serde would look for it everywhere and keep all of a
+    /// large state in memory once more for that.
+    fn parse(mut bytes: Vec<u8>) -> serde_json::Result<Self> {
+        let end = bytes.iter().position(|byte| *byte == b',').unwrap_or(0);
+        let (head, rest) = bytes.split_at_mut(end);
+        if let Some(comma) = rest.first_mut() {
+            *comma = b'{';
+        }
+        match &*head {
+            br#"{"type":"deb""# => serde_json::from_slice(rest).map(Self::Deb),
+            br#"{"type":"rpm""# => serde_json::from_slice(rest).map(Self::Rpm),
+            br#"{"type":"part""# => serde_json::from_slice(rest).map(Self::Part),
+            br#"{"type":"git""# => serde_json::from_slice(rest).map(Self::Git),
+            _ => Err(serde::de::Error::custom("of no known type")),
+        }
+    }
+
     /// Returns the file's path below the mirror.
     pub(crate) fn path(name: &str) -> String {
         format!("sources/{name}.json")
@@ -195,7 +212,7 @@ impl State {
     /// # Errors
     /// [`Error::Read`]. A state that does not parse counts as none: the next sync replaces it.
     pub(crate) fn load(store: &Store, source: &config::Source) -> Result<Option<Self>> {
-        let state = match store.read_json::<Self>(Self::path(source.name())) {
+        let state = match store.read_parsed(Self::path(source.name()), Self::parse) {
             Err(Error::Damaged { .. }) => None,
             other => other?,
         };
@@ -225,10 +242,50 @@ impl State {
     /// # Errors
     /// [`Error::Read`].
     pub(crate) fn accepted(store: &Store, name: &str) -> Result<Vec<Head>> {
-        match store.read_json::<Self>(Self::path(name)) {
+        match store.read_parsed(Self::path(name), Self::parse) {
             Ok(Some(Self::Part(state))) => Ok(state.heads),
             Ok(_) | Err(Error::Damaged { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let digest = Digest::of(b"");
+        let head = Head {
+            url: "http://x".into(),
+            path: "a,b".into(),
+            sha256: digest.clone(),
+            date: 1,
+            until: None,
+            etag: None,
+            modified: None,
+        };
+        let states = [
+            State::Deb(DebState { v: 1, dir: "/d,e".into(), packages: Vec::new() }),
+            State::Rpm(RpmState { v: 1, dir: "/r".into(), packages: Vec::new() }),
+            State::Git(GitState { v: 1, manifest: "m".into(), mirror: None, repos: Vec::new() }),
+            State::Part(PartState {
+                v: 1,
+                config: digest.clone(),
+                inputs: digest.clone(),
+                part: digest,
+                heads: vec![head],
+                kept: Vec::new(),
+            }),
+        ];
+        for state in states {
+            let bytes = crate::store::json_line(&state).expect("writes");
+            let again = State::parse(bytes.clone()).expect("reads");
+            assert_eq!(crate::store::json_line(&again).expect("writes"), bytes);
+        }
+        for wrong in ["", "{}", "{\"v\":1}", "{\"type\":\"x\",\"v\":1}", "{\"type\":\"deb\",\"v\":1,\"more\":1}", ","] {
+            assert!(State::parse(wrong.into()).is_err(), "{wrong}");
         }
     }
 }

@@ -160,13 +160,25 @@ impl Store {
     /// # Errors
     /// [`Error::Read`]; [`Error::Damaged`].
     pub(crate) fn read_json<T: DeserializeOwned>(&self, relative: impl AsRef<Path>) -> Result<Option<T>> {
+        self.read_parsed(relative, |bytes| serde_json::from_slice(&bytes))
+    }
+
+    /// As [`Store::read_json`], by a parser of one's own.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Damaged`].
+    pub(crate) fn read_parsed<T>(
+        &self,
+        relative: impl AsRef<Path>,
+        parse: impl FnOnce(Vec<u8>) -> serde_json::Result<T>,
+    ) -> Result<Option<T>> {
         let path = self.root.join(relative);
         let bytes = match files::read_bounded(&path, MAX_JSON) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(Error::read(&path))?,
         };
         let damaged = |error: serde_json::Error| Error::Damaged { path, message: error.to_string() };
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        parse(bytes).map(Some).map_err(damaged)
     }
 
     /// Replaces a JSON file of the mirror; one with the same content is left alone.

@@ -3,7 +3,8 @@
 //! A download is written to `ROOT/partial/DIGEST`. What an earlier run left there is hashed and continued with a range
 //! request, so an interruption costs what was in flight and nothing else. It gets its place in the
 //! store only after its size and digest are what was signed and its content is on the disk; one
-//! `syncfs` does that for all files of a batch, which is many times faster than one `fsync` each.
+//! `syncfs` does that for all files of a batch, and another one for their directories, which is many times faster than
+//! one `fsync` each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -285,9 +286,7 @@ impl<'a> Batch<'a> {
                 File::open(path).and_then(|file| file.sync_all()).map_err(Error::write(path))?;
             }
         } else {
-            let directory = self.store.path("partial");
-            let file = File::open(&directory).map_err(Error::write(&directory))?;
-            nix::unistd::syncfs(&file).map_err(|error| Error::write(&directory)(error.into()))?;
+            sync_all(self.store)?;
         }
         let mut parents = BTreeSet::new();
         for (path, digest) in &done {
@@ -302,11 +301,22 @@ impl<'a> Batch<'a> {
                 other => other.map_err(Error::write(&target))?,
             }
         }
-        for parent in parents {
-            toolkit::atomic::sync_dir(&parent).map_err(Error::write(&parent))?;
+        if parents.len() <= FEW {
+            for parent in parents {
+                toolkit::atomic::sync_dir(&parent).map_err(Error::write(&parent))?;
+            }
+        } else {
+            sync_all(self.store)?;
         }
         Ok(done.len())
     }
+}
+
+/// Syncs everything that was written to the file system: once for many files or directories.
+fn sync_all(store: &Store) -> Result<()> {
+    let directory = store.path("partial");
+    let file = File::open(&directory).map_err(Error::write(&directory))?;
+    nix::unistd::syncfs(&file).map_err(|error| Error::write(&directory)(error.into()))
 }
 
 enum Transfer {

@@ -34,6 +34,16 @@ const SPACE: [&str; 9] =
     ["write", "pwrite64", "rename", "link", "linkat", "mkdir", "fsync", "ftruncate", "copy_file_range"];
 /// What a build node does one after the other.
 const COMMANDS: [&str; 4] = ["sync", "snapshot", "promote", "gc"];
+/// The same on the other side of an air gap.
+const BEYOND: [&str; 3] = ["import", "promote", "gc"];
+
+/// A command and what comes after it.
+fn from(command: &str) -> &'static [&'static str] {
+    match COMMANDS.iter().position(|other| *other == command) {
+        Some(position) => &COMMANDS[position..],
+        None => &BEYOND,
+    }
+}
 
 struct Scene {
     site: Site,
@@ -70,6 +80,10 @@ impl Scene {
         scene.reset("sync");
         let new = scene.site.snapshot();
         let scene = Scene { new, ..scene };
+        scene.site.run(&["export", &scene.new, "--since", &scene.old, "--out", &scene.site.text("new.tar")]).is(0);
+        let mut same = Command::new("cp");
+        same.arg("-a").arg(scene.site.path("before-sync")).arg(scene.site.path("before-import"));
+        assert!(same.status().expect("runs").success());
         // The mirror before each command.
         for pair in COMMANDS.windows(2) {
             scene.reset(pair[0]);
@@ -90,15 +104,22 @@ impl Scene {
         assert!(copied.success());
     }
 
-    fn arguments<'a>(&'a self, command: &'a str) -> Vec<&'a str> {
-        match command {
+    fn arguments(&self, command: &str) -> Vec<String> {
+        let words: Vec<&str> = match command {
+            "import" => return vec!["import".into(), self.site.text("new.tar")],
             "promote" => vec!["promote", &self.new, "--channel", "stable"],
             other => vec![other],
-        }
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    fn run(&self, command: &str) -> Run {
+        let arguments = self.arguments(command);
+        self.site.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn calm(&self, command: &str) {
-        self.site.run(&self.arguments(command)).is(0);
+        self.run(command).is(0);
     }
 
     /// Runs a command under strace; the log if `inject` is none.
@@ -110,7 +131,8 @@ impl Scene {
             Some(inject) => strace.args(["-e", "trace=none", "-e", inject]),
             None => strace.args(["-e", &format!("trace={},{}", CALLS.join(","), SPACE.join(","))]),
         };
-        let plain = self.site.command(&self.arguments(command));
+        let arguments = self.arguments(command);
+        let plain = self.site.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         strace.arg(plain.get_program()).args(plain.get_args()).env_clear();
         strace.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
         let run = Run::from(strace.output().expect("runs"));
@@ -151,11 +173,10 @@ impl Scene {
         let pointer = self.site.pointer("stable").expect("a pointer");
         assert!([&self.old, &self.new].contains(&&pointer), "{point}: {pointer}");
         // The next runs make of it what undisturbed ones make.
-        let position = COMMANDS.iter().position(|c| *c == command).expect("one of them");
-        for command in &COMMANDS[position..] {
-            let run = self.site.run(&self.arguments(command));
+        for command in from(command) {
+            let run = self.run(command);
             assert_eq!(run.code, 0, "{point}, then {command}: {}", run.err);
-            if *command == "snapshot" {
+            if ["snapshot", "import"].contains(command) {
                 assert_eq!(run.out.trim(), self.new, "{point}");
             }
         }
@@ -174,7 +195,7 @@ fn usable() -> bool {
 fn sweep(calls: &[&str], harm: &str, plus: &str, step: usize, mut judge: impl FnMut(&Run, &str)) -> usize {
     let scene = Scene::new();
     let (mut number, mut played) = (0, 0);
-    for command in COMMANDS {
+    for command in COMMANDS.into_iter().chain(["import"]) {
         for (call, count) in scene.counts(command, calls) {
             for n in 1..=count {
                 number += 1;
