@@ -6,12 +6,13 @@ box_packages=systemd,systemd-sysv,dbus,ca-certificates,iproute2,iputils-ping,pro
 box_masked="e2scrub_all.timer apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer
 systemd-logind.service console-getty.service getty.target puppet.service systemd-timesyncd.service"
 
-# The machine's own sources for this release of Debian, as one-line entries. No host is named here.
+# The sources of a release of Debian, as one-line entries: where this machine has its own from. No host is named here.
 apt_sources() {
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg own
+    own=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     # shellcheck disable=SC2016 # apt fills these in
     apt-get indextargets --format "deb [signed-by=$keyring] \$(SITE) \$(RELEASE) \$(COMPONENT)" 'Created-By: Packages' 'Origin: Debian' |
-        grep -E " ${1}(-updates|-security)? " | sort -u
+        grep -E " ${own}(-updates|-security)? " | sed "s/ $own\([ -]\)/ $1\1/" | sort -u
 }
 
 # The machine's own settings for reaching them (proxies, retries, dates).
