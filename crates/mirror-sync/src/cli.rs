@@ -17,6 +17,8 @@ const AFTER: &str = "\
 Examples:
   Make the site's key, once:
       mirror-sync keygen --out /etc/stacktira/site.sec.asc --public /etc/stacktira/site.gpg
+  Begin with what this machine installs from:
+      mirror-sync convert /etc/apt/sources.list.d/*.sources >>/etc/stacktira/mirror.yaml
   Take in what is new, freeze it, and let the channel follow:
       mirror-sync sync && id=$(mirror-sync snapshot) && mirror-sync promote \"$id\" --channel stable
   Serve it to every node:
@@ -85,6 +87,24 @@ pub enum Action {
     ///
     /// Reads keys, keyrings and catalogs; asks no upstream and changes nothing.
     Check,
+    /// Print the sources of apt's or dnf's files as `sources:` of a configuration
+    ///
+    /// Reads sources.list, *.sources and *.repo. What cannot be mirrored, or only without checking signatures, is left out
+    /// and named on stderr. Needs no configuration and asks no upstream.
+    Convert {
+        /// Files
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Architecture, as Debian names it, of entries that name none [default: this machine's]
+        #[arg(long, value_name = "ARCH", value_parser = name)]
+        architecture: Option<String>,
+        /// Public keys for entries that name none
+        #[arg(long, value_name = "FILE")]
+        keyring: Option<PathBuf>,
+        /// What $releasever is in *.repo files
+        #[arg(long, value_name = "VERSION", value_parser = name)]
+        releasever: Option<String>,
+    },
     /// Bring what the sources have into the store
     ///
     /// Changes nothing that is published and moves no channel. A source that fails keeps its last complete

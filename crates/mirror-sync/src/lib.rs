@@ -23,6 +23,7 @@ mod check;
 pub mod cli;
 mod config;
 mod consul;
+mod convert;
 mod deb;
 mod deb822;
 mod diff;
@@ -78,6 +79,13 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
         keygen::run(out, public, user_id, io)?;
         return Ok(exit::OK);
     }
+    if let Action::Convert { files, architecture, keyring, releasever } = &cli.action {
+        let architecture = architecture.as_deref().unwrap_or(this_architecture());
+        let settings =
+            convert::Settings { architecture, keyring: keyring.as_deref(), releasever: releasever.as_deref() };
+        convert::run(files, &settings, io)?;
+        return Ok(exit::OK);
+    }
     let path = cli.config.clone().unwrap_or_else(|| toolkit::dirs::under_root(Path::new(DEFAULT_CONFIG)));
     let config = Config::load(&path)?;
     let done = act(&config, &cli.action, io);
@@ -99,7 +107,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
 
 fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
     match action {
-        Action::Keygen { .. } => {}
+        Action::Keygen { .. } | Action::Convert { .. } => {}
         Action::Check => check::run(config, io)?,
         Action::Sync => sync::run(config, io)?,
         Action::Snapshot => {
@@ -157,6 +165,17 @@ fn rolling(config: &Config, action: &Rolling, io: &mut Io) -> Result<()> {
         Rolling::Resume { channel } => rollout::resume(config, channel.as_deref(), io),
         Rolling::Abort { channel, reason } => rollout::abort(config, channel, reason, io),
         Rolling::Status { channel, json } => rollout::status(config, channel.as_deref(), *json, io),
+    }
+}
+
+/// Returns how Debian calls the architecture of this machine.
+fn this_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "i386",
+        "powerpc64" => "ppc64el",
+        other => other,
     }
 }
 

@@ -266,7 +266,7 @@ impl Source {
     }
 
     /// Checks everything but the name; the error is the key below the source's and what is wrong with it.
-    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         match self {
             Self::Deb(deb) => {
                 self.check_origin(deb.dir.is_some(), deb.url.as_deref(), deb.keyring.is_some(), deb.select.is_some())?;

@@ -3,6 +3,7 @@
 mod airgap;
 mod apply;
 mod apt;
+mod convert;
 mod crash;
 mod flip;
 mod git;
