@@ -89,6 +89,10 @@ lock_facts() {
     fits openstack "$openstack" '[a-z0-9][a-z0-9.]*'
     controls=$(meta control_nodes '')
     [ -z "$controls" ] || fits control_nodes "$controls" '[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3}(,[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3})*'
+    # What Hiera needs before Puppet has written the facts of a whole run; first, as the locked facts say that this is done.
+    atomic_write 0644 "$state_dir/facts.json" <<END || true
+{"role": "$role", "networking": {"hostname": "$(short_name)"}}
+END
     atomic_write 0644 "$facts" <<END || true
 {
   "role": "$role",
@@ -105,10 +109,6 @@ lock_facts() {
     "controls": {$(printf '%s' "$controls" | sed 's/\([^=,]*\)=\([^,]*\)/"\1": "\2"/g; s/,/, /g')}
   }
 }
-END
-    # What Hiera needs before Puppet has written the facts of a whole run.
-    atomic_write 0644 "$state_dir/facts.json" <<END || true
-{"role": "$role", "networking": {"hostname": "$(short_name)"}}
 END
     told "$inside $address, locked"
 }

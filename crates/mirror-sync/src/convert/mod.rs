@@ -60,11 +60,12 @@ struct Output {
 /// Prints the sources of `files`.
 ///
 /// # Errors
-/// [`Error::Read`], or [`Error::Config`] where no file has a source that can be mirrored.
+/// [`Error::Config`] for a file that cannot be read, and where no file has a source that can be mirrored.
 pub(crate) fn run(files: &[PathBuf], settings: &Settings<'_>, io: &mut Io) -> Result<()> {
     let mut sources: Vec<Entry> = Vec::new();
     for path in files {
-        let bytes = read_bounded(path, LARGEST).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let bytes =
+            read_bounded(path, LARGEST).map_err(|error| Error::config(path, format!("cannot be read: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|_| Error::config(path, "is no text".to_owned()))?;
         let found = match path.extension().and_then(|extension| extension.to_str()) {
             Some("repo") => dnf::read(&text, settings),

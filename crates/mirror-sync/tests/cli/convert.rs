@@ -35,10 +35,12 @@ fn the_sources_of_a_machine_become_a_configuration() {
     let said = format!("{}:3: left out: it is a flat repository", files[1]);
     assert!(made.err.contains(&said) && made.err.lines().count() == 1, "{}", made.err);
 
-    let config = site.text("made.yaml");
-    std::fs::write(&config, format!("root: {}\nurl: http://m.invalid\n{}", site.text("other"), made.out))
-        .expect("written");
-    let checked = site.run(&["--config", &config, "check"]).is(0).out;
+    std::fs::write(
+        site.path("mirror.yaml"),
+        format!("root: {}\nurl: http://m.invalid\n{}", site.text("other"), made.out),
+    )
+    .expect("written");
+    let checked = site.run(&["check"]).is(0).out;
     for line in [
         "source debian: deb, suites bookworm bookworm-updates bookworm-backports, components main, architectures amd64",
         "source debian-security: deb, suites bookworm-security, components main, architectures amd64",
