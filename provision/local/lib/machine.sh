@@ -19,7 +19,7 @@ machine_mount() {
 }
 
 # Whether packages of its role are in the node's root before it boots for the first time.
-layered() { grep -q : "$state/$(role_of "$1").lower"; }
+layered() { grep -qs : "$state/$(role_of "$1").lower"; }
 
 # What a cloud would give the machine before its first boot: its name, a config drive and a unit that
 # runs the bootstrap. Everything else the node fetches itself.
