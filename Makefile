@@ -11,7 +11,7 @@ SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision
 	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
-	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror fuzz-hiera fuzz-mirror lint clean
+	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance rules bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror fuzz-hiera fuzz-mirror lint clean
 
 help: ## say what can be done
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -84,6 +84,9 @@ test-vagrant: ## the Vagrantfile as Vagrant understands it; skipped where Vagran
 
 conformance: test-deps ## compare hiera-consul with the real Puppet on random trees
 	STACKTIRA_DIFFERENTIAL=350 $(CARGO) test --locked -p hiera-consul --test conformance --test differential -- --nocapture
+
+rules: test-deps ## ask the real Puppet and hiera for the answers to the table of rules anew
+	STACKTIRA_RULES=write $(CARGO) test --locked -p hiera-consul --test rules -- --nocapture
 
 bench: build ## speed beside the peers, interleaved: ts, hiera-consul, consul-watch-handler
 	tests/bench/ts.sh

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::hiera3::{self, Hiera3};
 use crate::interpolate::method_and_key;
 use crate::key::Key;
+use crate::libyaml;
 use crate::lookup::with_stack;
 use crate::psych;
 use crate::scope::Scope;
@@ -339,7 +340,7 @@ impl Checker {
         if !matches!(value, Value::Hash(_)) {
             self.warning(&place, None, "does not hold a hash; it counts as empty".to_owned());
         }
-        if let Ok(Some(node)) = yaml::parse_first(&bytes, &psych::limits(bytes.len())) {
+        if let Ok(Some(node)) = libyaml::parse_first(&bytes, &psych::limits(bytes.len())) {
             self.node(&place, &node, engine);
         }
         keys_of(&value)

@@ -27,6 +27,7 @@ pub mod error;
 pub mod hiera3;
 mod interpolate;
 pub mod key;
+mod libyaml;
 mod locations;
 mod lookup;
 pub mod merge;

@@ -1,16 +1,18 @@
 //! YAML with the meaning that Ruby's Psych gives it, because that is what Puppet reads data with.
 //!
-//! `toolkit::yaml` delivers the tree with plain and quoted scalars kept apart; this module decides
+//! `libyaml` delivers the tree with plain and quoted scalars kept apart; this module decides
 //! what a plain scalar is: YAML 1.1 booleans (`yes`, `off`), octal and base 60 numbers, digit
 //! separators, symbols. Dates are refused as Puppet refuses them. Merge keys (`<<`) are resolved,
 //! and of duplicate keys the last wins.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
 use toolkit::yaml::{self, Limits, Node};
 
 use crate::error::Error;
+use crate::libyaml;
 use crate::value::{Hash, Value};
 
 /// The largest file that is read.
@@ -162,7 +164,7 @@ fn integer(text: &str) -> Result<Value, String> {
 
 /// Reads the first YAML document; an empty one is null. What follows it is not looked at.
 pub fn load(bytes: &[u8]) -> Result<Value, Error> {
-    match yaml::parse_first(bytes, &limits(bytes.len())) {
+    match libyaml::parse_first(bytes, &limits(bytes.len())) {
         Ok(None) => Ok(Value::Null),
         Ok(Some(node)) => convert(node),
         Err(error) => Err(Error::Data { message: error.message, file: None, line: Some(error.mark.line) }),
@@ -175,11 +177,31 @@ pub fn load_json(bytes: &[u8]) -> Result<Value, Error> {
     if bytes.iter().filter(|byte| **byte == b',').count() > most {
         return Err(Error::data(format!("holds more than {most} values for a file of {} bytes", bytes.len())));
     }
-    serde_json::from_slice(bytes).map(Value::from_json).map_err(|e| Error::Data {
+    serde_json::from_slice(&whole_zeros(bytes)).map(Value::from_json).map_err(|e| Error::Data {
         message: e.to_string(),
         file: None,
         line: Some(e.line()),
     })
+}
+
+/// Writes `-0` as `0`, outside of strings: Ruby has one whole zero, and `serde_json` reads `-0` as a fraction.
+fn whole_zeros(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let is_zero = |rest: &[u8]| {
+        rest.first() == Some(&b'0') && !rest.get(1).is_some_and(|next| next.is_ascii_digit() || b".eE".contains(next))
+    };
+    let mut bytes = Cow::Borrowed(bytes);
+    let mut inside = false;
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if inside => at += 1,
+            b'"' => inside = !inside,
+            b'-' if !inside && is_zero(&bytes[at + 1..]) => bytes.to_mut()[at] = b' ',
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes
 }
 
 fn convert(node: Node) -> Result<Value, Error> {
@@ -189,22 +211,35 @@ fn convert(node: Node) -> Result<Value, Error> {
     match node.value {
         yaml::Value::Scalar { text, plain } => match tag {
             Some("!!str" | "!str" | "!ruby/string") => Ok(Value::String(text)),
-            Some("!ruby/sym" | "!ruby/symbol") => Ok(Value::Symbol(text)),
-            Some(tag) if is_object(tag) => Err(fail(forbidden(tag))),
-            Some("!!binary" | "!binary") => Err(fail("binary values are not supported in YAML data".to_owned())),
-            Some("!!float" | "!float") if plain => match scalar(&text).map_err(fail)? {
-                Value::Int(n) => Ok(Value::Float(n as f64)),
-                other => Ok(other),
+            Some(tag) if tag.starts_with("!ruby/sym") => Ok(Value::Symbol(text)),
+            Some(tag) if SCALAR_OBJECTS.contains(&tag) || of_class(tag, &["!str", "!ruby/string"]) => {
+                Err(fail(forbidden(tag)))
+            }
+            Some("!!binary" | "!binary") => match String::from_utf8(unpack(&text)) {
+                Ok(text) => Ok(Value::String(text)),
+                Err(_) => Err(fail("a binary value that is not text cannot be Hiera data".to_owned())),
             },
-            _ if !plain => Ok(Value::String(text)),
+            Some("!!float" | "!float") => match scalar(&text).map_err(fail)? {
+                Value::Int(n) => Ok(Value::Float(n as f64)),
+                Value::Float(n) => Ok(Value::Float(n)),
+                _ => Err(fail(format!("'{text}' is tagged as a number and is none"))),
+            },
+            // Quotes make text of what has no tag.
+            None if !plain => Ok(Value::String(text)),
             _ => scalar(&text).map_err(fail),
         },
-        yaml::Value::Sequence(items) => {
-            refuse_ruby(tag).map_err(fail)?;
-            items.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Array)
-        }
+        yaml::Value::Sequence(items) if matches!(tag, Some("!!omap" | "!omap")) => ordered(items),
+        yaml::Value::Sequence(items) => match tag {
+            Some(tag) if of_class(tag, &["!ruby/array"]) => Err(fail(forbidden(tag))),
+            _ => items.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Array),
+        },
         yaml::Value::Mapping(pairs) => {
-            refuse_ruby(tag).map_err(fail)?;
+            match tag {
+                Some("!!str" | "!str" | "!ruby/string") if pairs.is_empty() => return Ok(Value::Null),
+                Some("!ruby/hash-with-ivars") => return elements(pairs),
+                Some(tag) if is_object(tag) => return Err(fail(forbidden(tag))),
+                _ => {}
+            }
             let mut hash = Hash::new();
             for (key, value) in pairs {
                 let literal = key.tag.as_deref() == Some("!!str");
@@ -232,41 +267,91 @@ fn convert(node: Node) -> Result<Value, Error> {
     }
 }
 
+/// Reads an ordered mapping: of each item its first part is a key, and its last the value.
+fn ordered(items: Vec<Node>) -> Result<Value, Error> {
+    let mut hash = Hash::new();
+    for item in items {
+        let line = Some(item.mark.line);
+        let mut parts: Vec<Node> = match item.value {
+            yaml::Value::Mapping(pairs) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
+            yaml::Value::Sequence(parts) => parts,
+            yaml::Value::Scalar { .. } => Vec::new(),
+        };
+        // One part alone is both.
+        let Some(value) = parts.pop() else {
+            let message = "an item of an ordered mapping has no key and value".to_owned();
+            return Err(Error::Data { message, file: None, line });
+        };
+        let key = if parts.is_empty() { value.clone() } else { parts.swap_remove(0) };
+        hash.insert(convert(key)?, convert(value)?);
+    }
+    Ok(Value::Hash(hash))
+}
+
+/// Decodes base64 as Ruby's `unpack('m')` does: what is no digit of it is passed over, and `=` ends it.
+fn unpack(text: &str) -> Vec<u8> {
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
+    for byte in text.bytes().take_while(|byte| *byte != b'=') {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => continue,
+        };
+        bits = bits << 6 | u32::from(digit);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
 fn merge_into(hash: &mut Hash, merged: Hash) {
     for (key, value) in merged {
         hash.insert(key, value);
     }
 }
 
-fn refuse_ruby(tag: Option<&str>) -> Result<(), String> {
-    match tag {
-        Some(tag) if is_object(tag) => Err(forbidden(tag)),
-        _ => Ok(()),
-    }
+/// Tags of scalars that Psych makes objects of, which safe loading forbids. Tags that it does not know have no effect.
+const SCALAR_OBJECTS: [&str; 9] = [
+    "!ruby/class",
+    "!ruby/module",
+    "!ruby/regexp",
+    "!ruby/range",
+    "!ruby/encoding",
+    "!ruby/object:BigDecimal",
+    "!ruby/object:Complex",
+    "!ruby/object:DateTime",
+    "!ruby/object:Rational",
+];
+
+/// Tells whether a tag is one of these with the name of a class after a colon.
+fn of_class(tag: &str, starts: &[&str]) -> bool {
+    starts.iter().any(|start| tag.strip_prefix(start).is_some_and(|rest| rest.starts_with(':')))
 }
 
-/// Tells whether Psych would build an object, which safe loading forbids; tags that it does not
-/// know have no effect.
+/// Tells whether Psych makes an object of a mapping with this tag, which safe loading forbids.
 fn is_object(tag: &str) -> bool {
-    let Some(name) = tag.strip_prefix("!ruby/") else {
-        return matches!(tag, "!!set" | "!!omap" | "!set" | "!omap");
-    };
-    let kind = name.split(':').next().unwrap_or_default();
-    matches!(
-        kind,
-        "object"
-            | "struct"
-            | "exception"
-            | "hash"
-            | "hash-with-ivars"
-            | "array"
-            | "string"
-            | "class"
-            | "module"
-            | "regexp"
-            | "range"
-            | "encoding"
-    )
+    const WITH_CLASS: [&str; 6] =
+        ["!map", "!str", "!ruby/string", "!ruby/hash", "!ruby/hash-with-ivars", "!ruby/array"];
+    const KINDS: [&str; 4] = ["!ruby/object", "!ruby/struct", "!ruby/exception", "!ruby/range"];
+    const ALONE: [&str; 7] = ["!!set", "!set", "!!omap", "!omap", "!!str", "!str", "!ruby/string"];
+    KINDS.contains(&tag) || ALONE.contains(&tag) || of_class(tag, &KINDS) || of_class(tag, &WITH_CLASS)
+}
+
+/// Reads what Psych writes of a hash with variables of its own: the elements are the hash.
+fn elements(pairs: Vec<(Node, Node)>) -> Result<Value, Error> {
+    let mut hash = Hash::new();
+    for (_, value) in pairs.into_iter().filter(|(key, _)| key.as_str() == Some("elements")) {
+        if let Value::Hash(elements) = convert(value)? {
+            merge_into(&mut hash, elements);
+        }
+    }
+    Ok(Value::Hash(hash))
 }
 
 fn forbidden(tag: &str) -> String {
@@ -326,6 +411,13 @@ mod tests {
         assert_eq!(a.get_str("y"), Some(&Value::Int(2)));
         assert_eq!(hash.get_str("q"), Some(&Value::from("0755")));
         assert_eq!(hash.get_str("d"), Some(&Value::Int(2)));
+    }
+
+    #[test]
+    fn a_whole_zero_of_json_has_no_sign() {
+        let text = r#"{"a": -0, "b": [-0,-0.0,-0e1,-01], "c": "-0 \"-0", "d": -0}"#;
+        let whole = whole_zeros(text.as_bytes());
+        assert_eq!(whole, text.replace(": -0,", ":  0,").replace("[-0,", "[ 0,").replace("-0}", " 0}").as_bytes());
     }
 
     #[test]

@@ -140,19 +140,6 @@ impl Node {
 /// # Errors
 /// Input that is too large, no UTF-8, no YAML, has more than one document, or goes beyond the limits.
 pub fn parse(input: &[u8], limits: &Limits) -> Result<Option<Node>, Error> {
-    read(input, limits, false)
-}
-
-/// Reads the first document as [`parse`] does and looks at nothing after it, which is what Ruby's
-/// YAML reader does.
-///
-/// # Errors
-/// As for [`parse`], within the first document.
-pub fn parse_first(input: &[u8], limits: &Limits) -> Result<Option<Node>, Error> {
-    read(input, limits, true)
-}
-
-fn read(input: &[u8], limits: &Limits, first_only: bool) -> Result<Option<Node>, Error> {
     if input.len() > limits.bytes {
         return Err(Error::new(Mark::default(), format!("larger than {} bytes", limits.bytes)));
     }
@@ -162,7 +149,7 @@ fn read(input: &[u8], limits: &Limits, first_only: bool) -> Result<Option<Node>,
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     check_flow_depth(text, limits)?;
-    Builder::new(limits).run(text, first_only)
+    run(text, limits)
 }
 
 /// Refuses input whose brackets alone nest too deep, before the parser (which recurses into nothing,
@@ -189,7 +176,8 @@ enum Frame {
     Mapping { node: Node, pairs: Vec<(Node, Node)>, key: Option<Node>, anchor: usize },
 }
 
-struct Builder<'l> {
+/// Puts a tree together from the events of a parser, within limits. An anchor is a number that is used once; 0 is none.
+pub struct Builder<'l> {
     limits: &'l Limits,
     stack: Vec<Frame>,
     anchors: HashMap<usize, (Node, Cost)>,
@@ -205,66 +193,105 @@ struct Cost {
     depth: usize,
 }
 
+fn run(text: &str, limits: &Limits) -> Result<Option<Node>, Error> {
+    let mut tree = Builder::new(limits);
+    let mut documents = 0;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
+            Error::new(mark, error.info().to_owned())
+        })?;
+        let mark = Mark { line: span.start.line(), column: span.start.col() + 1 };
+        match event {
+            Event::DocumentStart(_) => {
+                documents += 1;
+                if documents > 1 {
+                    return Err(Error::new(mark, "a second document begins here; one is expected"));
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let tag = tag.map(|tag| tag_text(&tag));
+                tree.scalar(text.into_owned(), style == ScalarStyle::Plain, tag, anchor, mark)?;
+            }
+            Event::SequenceStart(anchor, tag) => tree.sequence(tag.map(|tag| tag_text(&tag)), anchor, mark)?,
+            Event::MappingStart(anchor, tag) => tree.mapping(tag.map(|tag| tag_text(&tag)), anchor, mark)?,
+            Event::SequenceEnd | Event::MappingEnd => tree.end()?,
+            Event::Alias(anchor) => tree.alias(anchor, mark)?,
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            // Comments, where the parser reports them.
+            #[allow(unreachable_patterns)]
+            _ => {}
+        }
+    }
+    Ok(tree.finish())
+}
+
 impl<'l> Builder<'l> {
-    fn new(limits: &'l Limits) -> Builder<'l> {
+    /// Returns a builder of nothing yet.
+    #[must_use]
+    pub fn new(limits: &'l Limits) -> Builder<'l> {
         Builder { limits, stack: Vec::new(), anchors: HashMap::new(), nodes: 0, text: 0, root: None }
     }
 
-    fn run(mut self, text: &str, first_only: bool) -> Result<Option<Node>, Error> {
-        let mut documents = 0;
-        for event in Parser::new_from_str(text) {
-            if first_only && self.root.is_some() {
-                break;
-            }
-            let (event, span) = event.map_err(|error| {
-                let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
-                Error::new(mark, error.info().to_owned())
-            })?;
-            let mark = Mark { line: span.start.line(), column: span.start.col() + 1 };
-            match event {
-                Event::DocumentStart(_) => {
-                    documents += 1;
-                    if documents > 1 {
-                        return Err(Error::new(mark, "a second document begins here; one is expected"));
-                    }
-                }
-                Event::Scalar(text, style, anchor, tag) => {
-                    self.charge(Cost { nodes: 1, text: text.len(), depth: 0 }, mark)?;
-                    let value = Value::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain };
-                    let node = Node { value, mark, tag: tag.map(|tag| tag_text(&tag)) };
-                    self.add(node, anchor)?;
-                }
-                Event::SequenceStart(anchor, tag) => {
-                    self.open(mark)?;
-                    let node = Node { value: Value::Sequence(Vec::new()), mark, tag: tag.map(|tag| tag_text(&tag)) };
-                    self.stack.push(Frame::Sequence { node, items: Vec::new(), anchor });
-                }
-                Event::MappingStart(anchor, tag) => {
-                    self.open(mark)?;
-                    let node = Node { value: Value::Mapping(Vec::new()), mark, tag: tag.map(|tag| tag_text(&tag)) };
-                    self.stack.push(Frame::Mapping { node, pairs: Vec::new(), key: None, anchor });
-                }
-                Event::SequenceEnd | Event::MappingEnd => self.close()?,
-                Event::Alias(anchor) => {
-                    let (mut node, cost) = self
-                        .anchors
-                        .get(&anchor)
-                        .cloned()
-                        .ok_or_else(|| Error::new(mark, "the alias stands inside its own anchor"))?;
-                    if self.stack.len() + cost.depth > self.limits.depth {
-                        return Err(self.too_deep(mark));
-                    }
-                    self.charge(cost, mark)?;
-                    node.mark = mark;
-                    self.add(node, 0)?;
-                }
-                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
-                // Comments, where the parser reports them.
-                #[allow(unreachable_patterns)]
-                _ => {}
-            }
+    /// Returns the tree, if there is one.
+    #[must_use]
+    pub fn finish(self) -> Option<Node> {
+        self.root
+    }
+
+    /// Adds a scalar.
+    ///
+    /// # Errors
+    /// It goes beyond the limits.
+    pub fn scalar(
+        &mut self,
+        text: String,
+        plain: bool,
+        tag: Option<String>,
+        anchor: usize,
+        mark: Mark,
+    ) -> Result<(), Error> {
+        self.charge(Cost { nodes: 1, text: text.len(), depth: 0 }, mark)?;
+        self.add(Node { value: Value::Scalar { text, plain }, mark, tag }, anchor)
+    }
+
+    /// Begins a sequence.
+    ///
+    /// # Errors
+    /// It goes beyond the limits.
+    pub fn sequence(&mut self, tag: Option<String>, anchor: usize, mark: Mark) -> Result<(), Error> {
+        self.open(mark)?;
+        let node = Node { value: Value::Sequence(Vec::new()), mark, tag };
+        self.stack.push(Frame::Sequence { node, items: Vec::new(), anchor });
+        Ok(())
+    }
+
+    /// Begins a mapping, whose keys and values follow in turn.
+    ///
+    /// # Errors
+    /// It goes beyond the limits.
+    pub fn mapping(&mut self, tag: Option<String>, anchor: usize, mark: Mark) -> Result<(), Error> {
+        self.open(mark)?;
+        let node = Node { value: Value::Mapping(Vec::new()), mark, tag };
+        self.stack.push(Frame::Mapping { node, pairs: Vec::new(), key: None, anchor });
+        Ok(())
+    }
+
+    /// Adds a copy of what an anchor names.
+    ///
+    /// # Errors
+    /// It is not complete yet, or goes beyond the limits.
+    pub fn alias(&mut self, anchor: usize, mark: Mark) -> Result<(), Error> {
+        let Some(&(_, cost)) = self.anchors.get(&anchor) else {
+            return Err(Error::new(mark, "the alias stands inside its own anchor"));
+        };
+        if self.stack.len() + cost.depth > self.limits.depth {
+            return Err(self.too_deep(mark));
         }
-        Ok(self.root)
+        self.charge(cost, mark)?;
+        let mut node = self.anchors[&anchor].0.clone();
+        node.mark = mark;
+        self.add(node, 0)
     }
 
     fn too_deep(&self, mark: Mark) -> Error {
@@ -287,7 +314,11 @@ impl<'l> Builder<'l> {
         Ok(())
     }
 
-    fn close(&mut self) -> Result<(), Error> {
+    /// Ends the sequence or mapping that was begun last.
+    ///
+    /// # Errors
+    /// It goes beyond the limits.
+    pub fn end(&mut self) -> Result<(), Error> {
         match self.stack.pop() {
             Some(Frame::Sequence { mut node, items, anchor }) => {
                 node.value = Value::Sequence(items);
@@ -353,14 +384,6 @@ mod tests {
         let items = root.get("b").and_then(Node::as_sequence).expect("list");
         assert_eq!(items[0].value, Value::Scalar { text: "0755".into(), plain: false });
         assert_eq!(items[1].tag.as_deref(), Some("!!str"));
-    }
-
-    #[test]
-    fn nothing_after_the_first_document_is_read_where_it_alone_is_wanted() {
-        let first = parse_first(b"- a\n---\nb: 2\n", &Limits::default()).expect("valid").expect("a document");
-        assert_eq!(first.as_sequence().map(<[Node]>::len), Some(1));
-        assert!(parse_first(b"  - a\nb: 2\n", &Limits::default()).is_ok_and(|node| node.is_some()));
-        assert!(parse_first(b"a: [\n", &Limits::default()).is_err());
     }
 
     #[test]

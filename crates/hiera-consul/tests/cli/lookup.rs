@@ -1,5 +1,6 @@
 //! Files, flags, defaults and what is wrong with them.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -191,7 +192,7 @@ fn version_3_files_answer_like_the_hiera_command() {
     let data = scratch.path("data").display().to_string();
     let config = scratch.write(
         "hiera.yaml",
-        &format!(":backends: [yaml]\n:yaml: {{:datadir: {data}}}\n:hierarchy: ['%{{role}}', common]\n:merge_behavior: deeper\n"),
+        &format!(":backends: [yaml]\n:yaml:\n  :datadir: {data}\n:hierarchy: ['%{{role}}', common]\n:merge_behavior: deeper\n"),
     );
     scratch.write("data/proxy.yaml", "k: 'p %{x}'\nh: {a: {b: 1}}\n");
     scratch.write("data/common.yaml", "k: c\nh: {a: {c: 2}}\n");
@@ -245,9 +246,13 @@ fn costs(scratch: &Scratch, config: &Path, name: &str) {
         std::thread::sleep(Duration::from_millis(1));
     };
     assert!(matches!(status.code(), Some(0 | 1 | 65)), "{name}: {status}");
-    // Optimised it is a second; this build is many times slower.
-    assert!(ticks < 1000, "{name}: {ticks} ticks");
+    // A second where the tool is optimised; else it is many times slower.
+    let limit = if cfg!(debug_assertions) { 1000 } else { 100 };
+    assert!(ticks < limit, "{name}: {ticks} ticks");
     assert!(most < 64 << 10, "{name}: {most} kB");
+    if std::env::var_os("STACKTIRA_COSTS").is_some() {
+        let _ = writeln!(std::io::stderr(), "{:6} ms {:6} kB  {name}", ticks * 10, most);
+    }
 }
 
 #[test]
@@ -304,6 +309,48 @@ fn any_file_of_a_megabyte_is_read_or_refused_within_64_mb() {
         ("question marks", fill("? ").into_bytes()),
         ("colons", fill(": ").into_bytes()),
         ("digits", format!("k: {}", fill("1")).into_bytes()),
+        ("directives", (0..90_000).map(|n| format!("%TAG !{n}! x\n")).collect::<String>().into_bytes()),
+        ("unknown directives", fill("%X\n").into_bytes()),
+        ("escapes", format!("k: \"{}\"", fill("\\x41")).into_bytes()),
+        ("a literal", format!("k: |\n{}", fill("  x\n")).into_bytes()),
+        ("a folded text", format!("k: >\n{}", fill(" x\n\n")).into_bytes()),
+        ("a text over lines", format!("k: \"{}\"", fill("\n ")).into_bytes()),
+        ("comments", fill("#\n").into_bytes()),
+        ("lines", fill("\n").into_bytes()),
+        ("carriage returns", fill("a\r").into_bytes()),
+        ("tabs", format!("k:{}x", fill("\t")).into_bytes()),
+        ("byte order marks", fill("\u{feff}").into_bytes()),
+        ("an anchor's name", format!("k: &{} 1", fill("a")).into_bytes()),
+        ("a tag's name", format!("k: !{} 1", fill("a")).into_bytes()),
+        ("a tag's escapes", format!("k: !{} 1", fill("%41")).into_bytes()),
+        ("a long key", format!("{}: 1", fill("a")).into_bytes()),
+        ("anchors of one name", format!("k: [{}]", fill("&a 1, ")).into_bytes()),
+        (
+            "anchors of large texts",
+            (0..64).map(|n| format!("k{n}: &a{n} {}\n", "x".repeat(16_000))).collect::<String>().into_bytes(),
+        ),
+        (
+            "anchors in anchors",
+            (0..90).map(|n| format!("{}k{n}: &a{n}\n", " ".repeat(n))).collect::<String>().into_bytes(),
+        ),
+        ("steps", (0..1400).map(|n| format!("{}k{n}:\n", " ".repeat(n))).collect::<String>().into_bytes()),
+        ("keys in brackets", format!("k: [{}]", fill("a: b, ")).into_bytes()),
+        ("hashes in brackets", format!("k: [{}]", fill("{a: b}, ")).into_bytes()),
+        ("brackets in steps of a line", fill("[\n").into_bytes()),
+        ("empty hashes", format!("k: [{}]", fill("{},")).into_bytes()),
+        ("nulls", format!("k:\n{}", fill("-\n")).into_bytes()),
+        ("one key again", fill("k: 1\n").into_bytes()),
+        ("dates", format!("k: [{}]", fill("2024-01-x,")).into_bytes()),
+        ("base 60", format!("k: [{}]", fill("1:2:3,")).into_bytes()),
+        ("symbols", fill(":k: 1\n").into_bytes()),
+        (
+            "options",
+            format!(
+                "lookup_options:\n{}",
+                (0..30_000).map(|n| format!("  '^k{n}.*': {{merge: deep}}\n")).collect::<String>()
+            )
+            .into_bytes(),
+        ),
     ];
     let lists = format!("{{\"k\": [{}1]}}", "1,".repeat(mega / 2 - 8));
     let strings = format!("{{\"k\": [{}1]}}", "\"\",".repeat(mega / 3 - 8));

@@ -20,7 +20,7 @@ impl World {
         let config = scratch.write(
             "hiera.yaml",
             &format!(
-                "---\n:backends: [consul, yaml]\n:hierarchy: ['host/%{{host}}', common]\n:yaml: {{:datadir: '{}'}}\n\
+                "---\n:backends: [consul, yaml]\n:hierarchy: ['host/%{{host}}', common]\n:yaml:\n  :datadir: '{}'\n\
                  :consul:\n  :host: 127.0.0.1\n  :port: {port}\n  :failure: {failure}\n  :paths:\n    - services\n    \
                  - /v1/kv/hiera/host/%{{host}}\n    - /v1/kv/hiera\n    - /v1/kv/by/%{{key}}\n    - /v1/catalog/service\n",
                 scratch.path("data").display()
@@ -109,14 +109,15 @@ fn settings_are_read_strictly() {
     let scratch = Scratch::new();
     for (settings, word) in [
         ("{}", "needs :host and :port"),
-        ("{:host: a, :port: x}", ":port"),
-        ("{:host: a, :failure: soft}", ":failure"),
-        ("{:host: a, :pahts: []}", ":pahts"),
+        ("\n  :host: a\n  :port: x", ":port"),
+        ("\n  :host: a\n  :failure: soft", ":failure"),
+        ("\n  :host: a\n  :pahts: []", ":pahts"),
     ] {
         let config = scratch.write("hiera.yaml", &format!(":backends: [consul]\n:consul: {settings}\n"));
         scratch.global(&config, &["k"]).failed(65, &["hiera.yaml", word]);
     }
-    let config = scratch.write("hiera.yaml", ":backends: [consul]\n:consul: {:host: a, :paths: [/v1/catalog/nodes]}\n");
+    let config =
+        scratch.write("hiera.yaml", ":backends: [consul]\n:consul:\n  :host: a\n  :paths: [/v1/catalog/nodes]\n");
     scratch.global(&config, &["k"]).failed(65, &["/v1/catalog/nodes"]);
 }
 

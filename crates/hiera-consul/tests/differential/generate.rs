@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::{NODE, Query, Tree};
+use super::trees::{NODE, Query, Tree};
 
 /// A small generator of numbers: the same seed gives the same tree on every machine.
 struct Dice(u64);
