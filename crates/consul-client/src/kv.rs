@@ -13,6 +13,51 @@ pub const VALUE_LIMIT: usize = 512 * 1024;
 /// The most prefixes that [`Kv::trees`] reads at once: what Consul puts into one transaction.
 pub const MOST_TREES: usize = 64;
 
+/// The most writes that [`Kv::apply`] makes at once: what Consul puts into one transaction.
+pub const MOST_WRITES: usize = 64;
+
+/// The longest request of [`Kv::apply`] that Consul takes, unless its servers are configured otherwise.
+pub const TRANSACTION_LIMIT: usize = 512 * 1024;
+
+/// One write of a transaction, made only if the key's modify index still is `index`; 0 means that it must not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write<'a> {
+    /// Stores a value.
+    Set {
+        /// The key.
+        key: &'a str,
+        /// The exact bytes.
+        value: &'a [u8],
+        /// What the key's modify index must be.
+        index: u64,
+    },
+    /// Removes a key.
+    Remove {
+        /// The key.
+        key: &'a str,
+        /// What the key's modify index must be.
+        index: u64,
+    },
+}
+
+impl Write<'_> {
+    /// Returns the key.
+    pub fn key(&self) -> &str {
+        match self {
+            Write::Set { key, .. } | Write::Remove { key, .. } => key,
+        }
+    }
+
+    /// Returns an upper bound of what it adds to the length of a transaction's request.
+    pub fn length(&self) -> usize {
+        match self {
+            // Escapes make six bytes of one.
+            Write::Set { key, value, .. } => 6 * key.len() + value.len().div_ceil(3) * 4 + 100,
+            Write::Remove { key, .. } => 6 * key.len() + 100,
+        }
+    }
+}
+
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -210,6 +255,39 @@ impl<'a> Kv<'a> {
                 } else {
                     Err(raw.into_error(self.client, &request))
                 }
+            }
+            _ => Err(raw.into_error(self.client, &request)),
+        }
+    }
+
+    /// Makes all writes or none, as one transaction. `false` when a key is no longer as a write expects it: nothing
+    /// was changed then. At most [`MOST_WRITES`] of them, in a request no longer than [`TRANSACTION_LIMIT`].
+    pub fn apply(&self, writes: &[Write<'_>]) -> Result<bool, Error> {
+        let mut steps = Vec::with_capacity(writes.len());
+        for write in writes {
+            // Refuses keys that the other calls refuse, though this one does not go through a path.
+            path(write.key())?;
+            steps.push(match *write {
+                Write::Set { key, value, .. } if value.len() > VALUE_LIMIT => return Err(too_large(key, value)),
+                Write::Set { key, value, index } => {
+                    let value = wire::to_base64(value);
+                    serde_json::json!({"KV": {"Verb": "cas", "Key": key, "Value": value, "Index": index}})
+                }
+                Write::Remove { key, index } => {
+                    serde_json::json!({"KV": {"Verb": "delete-cas", "Key": key, "Index": index}})
+                }
+            });
+        }
+        let body = serde_json::to_vec(&steps).expect("strings and numbers serialise");
+        let request = Request::put("txn", &body);
+        let raw = self.client.exchange(&request)?;
+        match raw.status {
+            200 => Ok(true),
+            409 => {
+                let refused: Result<TxnRefused, _> = serde_json::from_slice(&raw.body);
+                let stale =
+                    refused.is_ok_and(|refused| refused.errors.iter().any(|e| e.what.contains("index is stale")));
+                if stale { Ok(false) } else { Err(raw.into_error(self.client, &request)) }
             }
             _ => Err(raw.into_error(self.client, &request)),
         }

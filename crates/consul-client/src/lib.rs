@@ -52,7 +52,7 @@ pub use client::Client;
 pub use config::{Address, Config, Overrides, Tls};
 pub use error::{Cause, Class, Error};
 pub use health::{Check, Health, Instances, Service, ServiceEntry, State};
-pub use kv::{Kv, KvPair, MOST_TREES, VALUE_LIMIT};
+pub use kv::{Kv, KvPair, MOST_TREES, MOST_WRITES, TRANSACTION_LIMIT, VALUE_LIMIT, Write};
 pub use line::{Line, LineEnd};
 pub use query::{Answer, Consistency, MAX_WAIT, Meta, Query, next_index};
 pub use rights::Right;

@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use consul_client::args::ConsulArgs;
 use toolkit::args::Verbosity;
 
+use crate::consul::Format;
 use crate::types::Expected;
 
 const MORE: &str = "\
@@ -15,6 +16,8 @@ Examples:
   hiera-consul lookup --hiera_config ./hiera.yaml --facts facts.json --node web1 motd
   hiera-consul lookup --explain leader__db
   hiera-consul check --strict --facts facts.json
+  hiera-consul import --dry-run --diff --prefix hiera/ data
+  hiera-consul export --prefix hiera/common/ common.yaml
 
 Environment:
   CONSUL_HTTP_ADDR         where Consul's agent listens
@@ -26,6 +29,8 @@ Environment:
 Options of a Consul level in hiera.yaml (lookup_key: stacktira::consul):
   prefix          the keys below it are the level's
   format          auto (JSON where it is JSON, else text), raw, json or yaml
+  folders         true: folders are hashes, db/host is host in the hash db
+  document        the name of one key below the prefix that holds all others, as a YAML or JSON hash
   consistency     default, consistent or stale
   services        true: keys of the catalog, such as web_Address and service_hash__TAG__SERVICE
   stale_if_error  such as 2h: while Consul is away, the level is what it was when it was last read, if that is no
@@ -34,13 +39,13 @@ Options of a Consul level in hiera.yaml (lookup_key: stacktira::consul):
 
 Exit status:
   0   found
-  1   no level has any of the keys; check --strict: there are warnings
+  1   no level has any of the keys; check --strict: there are warnings; import, export --dry-run: something differs
   2   usage
   65  broken configuration, data, merge or type
   69  Consul cannot be reached or does not answer as promised
-  73  the answer cannot be written
-  75  the system has no resources left; try later
-  77  Consul or the system denies reading
+  73  the answer or a file cannot be written
+  75  the system has no resources left, or a key changed while it was imported; try again
+  77  Consul or the system denies reading or writing
 ";
 
 /// Answer Hiera lookups from Consul, YAML and JSON
@@ -83,6 +88,22 @@ pub enum Action {
     /// duplicate keys, tokens that become empty, misspelt service_hash keys, eyaml values. One finding a line:
     /// PLACE:LINE: error or warning: what.
     Check(Box<Check>),
+
+    /// Write data files to Consul's key-value store
+    ///
+    /// PATH is a data directory or one file. The values of common.yaml come below PREFIXcommon/, those of node/a.yaml
+    /// below PREFIXnode/a/; those of a single file directly below PREFIX. Each is written such that a level with the
+    /// same format, folders and document reads it exactly as Hiera reads the file; what has no such form is
+    /// refused before anything is written. Consul takes 64 writes or 512 KiB in one transaction: a larger import is
+    /// several of them, which is said, and is not one state for who reads meanwhile. A key that somebody else changes
+    /// meanwhile ends the import (75) and is not overwritten.
+    Import(Transfer),
+
+    /// Write Consul's key-value store to data files
+    ///
+    /// The inverse of import. Files whose values do not change are left alone, comments and all; others are
+    /// written anew, with their keys sorted. New files are YAML and have mode 0640.
+    Export(Transfer),
 
     /// Answer requests of Puppet's functions on stdin, one JSON object a line, until it ends
     ///
@@ -151,6 +172,42 @@ pub struct Check {
     pub json: bool,
 }
 
+/// Options of `import` and `export`.
+#[derive(Debug, Args)]
+pub struct Transfer {
+    /// A directory of data files, or one file
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// The folder of Consul's keys
+    #[arg(long, value_name = "PREFIX", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub prefix: String,
+
+    /// Format of the stored values, as the level's: auto, raw, json or yaml
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = format)]
+    pub format: Format,
+
+    /// Hashes are folders, for a level with folders: true; one file only
+    #[arg(long, conflicts_with = "document")]
+    pub folders: bool,
+
+    /// Each file is one value, byte for byte, under this name, for a level with document: NAME
+    #[arg(long, value_name = "NAME")]
+    pub document: Option<String>,
+
+    /// Also remove what the other side does not have
+    #[arg(long)]
+    pub delete: bool,
+
+    /// Print every value that differs: + added, ~ changed, - removed
+    #[arg(long)]
+    pub diff: bool,
+
+    /// Change nothing; exit with 1 when something differs
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// Where configuration and data are, and for which node.
 #[derive(Debug, Args)]
 pub struct Place {
@@ -209,6 +266,10 @@ pub enum Render {
     Json,
     /// A YAML document
     Yaml,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    Format::parse(text).ok_or_else(|| "expected auto, raw, json or yaml".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

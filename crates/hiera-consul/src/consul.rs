@@ -16,6 +16,7 @@
 
 mod computed;
 mod kept;
+mod layout;
 mod level;
 mod levels;
 mod reader;
@@ -29,6 +30,8 @@ use crate::error::Error;
 
 pub use computed::Computed;
 pub(crate) use computed::is_computed;
+pub use layout::Layout;
+pub(crate) use layout::{Values, document};
 pub use level::{Format, Level};
 pub use levels::{Levels, Origin, Snapshot};
 pub(crate) use reader::Need;

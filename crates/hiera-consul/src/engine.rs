@@ -30,6 +30,9 @@ pub const CONSUL_FUNCTION: &str = "stacktira::consul";
 const LOOKUP_OPTIONS: &str = "lookup_options";
 /// Puppet's default for version 3 files that name no datadir.
 const V3_DATADIR: &str = "/etc/puppetlabs/code/environments/%{::environment}/hieradata";
+/// Patterns of lookup_options, and how many of them may be large.
+const MOST_PATTERNS: usize = 500;
+const MOST_LARGE: usize = 16;
 /// Lookups inside lookups, and interpolations inside interpolations.
 const MOST_NESTED: usize = 150;
 
@@ -962,20 +965,37 @@ fn valid_options(found: Option<Value>, module: Option<&str>) -> Result<Option<Ha
     Ok(Some(options))
 }
 
+/// Builds a pattern of lookup_options. All of them together stay below 50 MB: few may be large.
+fn pattern(text: &str, large: &mut usize) -> Result<Regex, Error> {
+    // Ruby's ^ and $ stand at line ends.
+    let build = |limit: usize| RegexBuilder::new(text).multi_line(true).size_limit(limit).build();
+    let built = match build(64 << 10) {
+        Err(regex::Error::CompiledTooBig(_)) if *large < MOST_LARGE => {
+            *large += 1;
+            build(1 << 20)
+        }
+        other => other,
+    };
+    built.map_err(|e| {
+        let reason = e.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::data(format!("pattern '{text}' of lookup_options: {reason}"))
+    })
+}
+
 fn compile(options: Option<Hash>) -> Result<Option<Rc<Options>>, Error> {
     let Some(options) = options else { return Ok(None) };
     let mut exact = Hash::new();
     let mut patterns = Vec::new();
+    let mut large = 0;
     for (key, value) in options {
         match key.as_str().filter(|text| text.starts_with('^')) {
             // Ruby's ^ and $ stand at line ends.
             Some(text) => {
-                let pattern = RegexBuilder::new(text).multi_line(true).size_limit(1 << 20).build().map_err(|e| {
-                    let reason = e.to_string();
-                    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                    Error::data(format!("pattern '{text}' of lookup_options: {reason}"))
-                })?;
-                patterns.push((pattern, value));
+                if patterns.len() >= MOST_PATTERNS {
+                    return Err(Error::data(format!("lookup_options has more than {MOST_PATTERNS} patterns")));
+                }
+                patterns.push((pattern(text, &mut large)?, value));
             }
             None => exact.insert(key, value),
         }

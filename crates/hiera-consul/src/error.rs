@@ -44,6 +44,27 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A file or directory cannot be made.
+    #[error("cannot write {}", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// Somebody else wrote a key between reading and writing it.
+    #[error("{keys}{more} changed in Consul meanwhile; {done} keys are written", more = more_keys(*.more))]
+    Changed {
+        /// Keys of the transaction that was not made.
+        keys: String,
+        /// How many more it has.
+        more: usize,
+        /// How many keys were written before.
+        done: usize,
+    },
+
     /// The answer cannot be written.
     #[error("cannot write the answer")]
     Write(#[source] std::io::Error),
@@ -65,6 +86,10 @@ fn place(file: Option<&Path>, line: Option<usize>) -> String {
         (Some(file), None) => format!("{}: ", file.display()),
         (None, _) => String::new(),
     }
+}
+
+fn more_keys(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" or one of {more} more") }
 }
 
 impl Error {
@@ -108,8 +133,8 @@ impl Failure for Error {
                 std::io::ErrorKind::PermissionDenied => exit::DENIED,
                 _ => exit::BAD_INPUT,
             },
-            Error::Start { .. } => exit::BUSY,
-            Error::Write(_) => exit::CANT_CREATE,
+            Error::Start { .. } | Error::Changed { .. } => exit::BUSY,
+            Error::Write(_) | Error::Create { .. } => exit::CANT_CREATE,
             Error::Consul { source, .. } => source.exit_code(),
         }
     }
@@ -117,6 +142,7 @@ impl Failure for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Consul { source, .. } => source.hint(),
+            Error::Changed { .. } => Some("run it again: what is written already is left as it is".to_owned()),
             Error::Encrypted(_) => {
                 Some("ask Puppet with hiera-eyaml, or keep the secret where only the node can read it".to_owned())
             }

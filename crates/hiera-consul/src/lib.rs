@@ -4,7 +4,8 @@
 //! lookup_options; `psych` for what YAML scalars mean). Levels of the lookup_key function
 //! `stacktira::consul` are answered natively by `consul`, the backend of version 3 files by `consul3`. `check` finds
 //! what is wrong or hardly meant without a key being asked for. `serve` is the coprocess that Puppet's
-//! functions hold open, so that a catalog costs one read per level instead of one per key.
+//! functions hold open, so that a catalog costs one read per level instead of one per key. `transfer` writes data files
+//! to the key-value store and back.
 //!
 //! # What always holds
 //!
@@ -14,7 +15,7 @@
 //!
 //! # Exit codes
 //!
-//! 0 found · 1 not there, warnings of a strict check · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
+//! 0 found · 1 not there, warnings of a strict check, a dry run with differences · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
 //! not answer · 77 denied.
 
 mod check;
@@ -35,6 +36,7 @@ pub mod psych;
 pub mod scope;
 pub mod serve;
 pub mod settings;
+mod transfer;
 pub mod types;
 pub mod value;
 
@@ -52,6 +54,8 @@ pub fn run(cli: &cli::Cli, io: &mut Io) -> Result<u8, Error> {
     match &cli.action {
         cli::Action::Lookup(args) => lookup::run(args, &settings, access, io),
         cli::Action::Check(args) => check::run(args, &settings, access, io),
+        cli::Action::Import(args) => transfer::import(args, &access, io),
+        cli::Action::Export(args) => transfer::export(args, &access, io),
         cli::Action::Serve => serve::run(access, io),
     }
 }

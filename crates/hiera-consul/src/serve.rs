@@ -33,7 +33,7 @@ use serde_json::{Map, Value as Json, json};
 use toolkit::exit::{self, Failure};
 use toolkit::{Io, backoff::Backoff};
 
-use crate::consul::{Access, Level, Levels, Need, Reader};
+use crate::consul::{Access, Level, Levels, Need, Reader, Values};
 use crate::consul3::{Consul3, Stored};
 use crate::error::Error;
 use crate::value::{Hash, Value};
@@ -450,11 +450,13 @@ fn stored(stored: &Stored) -> Json {
 fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
     let snapshot = levels.snapshot(level)?;
     let (mut values, mut errors) = (Map::new(), Map::new());
-    for (key, bytes) in snapshot.pairs {
-        let name = format!("{}{key}", level.prefix);
-        let value = level.format.value(&name, &bytes).and_then(|value| match value.is_encrypted() {
-            true => Err(Error::Encrypted(format!("Consul key {name}"))),
-            false => to_json(&value),
+    let all = Values::default();
+    for (key, name) in all.keys(level, &snapshot)? {
+        let value = all.get(level, &snapshot, &key).map(Option::unwrap_or_default).and_then(|value| {
+            match value.is_encrypted() {
+                true => Err(Error::Encrypted(format!("Consul key {name}"))),
+                false => to_json(&value),
+            }
         });
         match value {
             Ok(value) => values.insert(key, value),

@@ -9,9 +9,10 @@ use std::fmt::Write as _;
 use std::hash::{Hash as StdHash, Hasher};
 
 /// One value of Hiera data.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Value {
     /// YAML and JSON null.
+    #[default]
     Null,
     /// True or false.
     Bool(bool),

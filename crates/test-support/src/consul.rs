@@ -887,6 +887,36 @@ fn kv_write(asked: &Asked, key: &str, state: &mut State) -> Told {
 }
 
 /// The two transactions that clients use: read trees, or make a key and lock it.
+/// Writes that depend on indexes: all of them, or none.
+fn writes(steps: &[Value], state: &mut State) -> Told {
+    for (n, step) in steps.iter().map(|step| &step["KV"]).enumerate() {
+        let key = step["Key"].as_str().unwrap_or("");
+        let what = if state.key_denied(key) {
+            "Permission denied".to_owned()
+        } else if state.kv.get(key).map_or(0, |entry| entry.modify) != step["Index"].as_u64().unwrap_or(0) {
+            format!("failed to set key {key:?}, index is stale")
+        } else {
+            continue;
+        };
+        let refused = json!({"Results": null, "Errors": [{"OpIndex": n, "What": what}]});
+        return Told { status: 409, ..Told::json(None, &refused) };
+    }
+    let mut results = Vec::new();
+    for step in steps.iter().map(|step| &step["KV"]) {
+        let key = step["Key"].as_str().unwrap_or("");
+        if step["Verb"] == "delete-cas" {
+            state.delete(key);
+            continue;
+        }
+        let value = STANDARD.decode(step["Value"].as_str().unwrap_or("")).unwrap_or_default();
+        state.put(key, &value, 0);
+        let mut shown = pair(key, &state.kv[key]);
+        shown["Value"] = Value::Null;
+        results.push(json!({"KV": shown}));
+    }
+    Told::json(None, &json!({"Results": results, "Errors": null}))
+}
+
 fn txn(asked: &Asked, state: &mut State) -> Told {
     let Ok(Value::Array(steps)) = serde_json::from_slice::<Value>(&asked.body) else {
         return Told::text(400, "Failed to parse body");
@@ -896,6 +926,17 @@ fn txn(asked: &Asked, state: &mut State) -> Told {
     }
     if !steps.is_empty() && steps.iter().all(|step| step["KV"]["Verb"] == "get-tree") {
         return trees(&steps, state);
+    }
+    let conditional = |step: &Value| matches!(step["KV"]["Verb"].as_str(), Some("cas" | "delete-cas"));
+    if !steps.is_empty() && steps.iter().all(conditional) {
+        return if asked.body.len() > VALUE_LIMIT {
+            Told::text(
+                413,
+                &format!("Request body({} bytes) too large, max size: {VALUE_LIMIT} bytes.", asked.body.len()),
+            )
+        } else {
+            writes(&steps, state)
+        };
     }
     let [check, lock] = steps.as_slice() else { return Told::text(400, "unknown transaction") };
     let (check, lock) = (&check["KV"], &lock["KV"]);

@@ -9,6 +9,8 @@ use crate::error::Error;
 use crate::psych;
 use crate::value::{Hash, Value};
 
+use super::layout::Layout;
+
 /// How stored bytes become a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -69,6 +71,8 @@ pub struct Level {
     pub prefix: String,
     /// How values are typed.
     pub format: Format,
+    /// What the keys below the prefix are.
+    pub layout: Layout,
     /// How fresh reads are.
     pub consistency: Consistency,
     /// Answer the catalog's computed keys.
@@ -105,6 +109,24 @@ impl Level {
                 "format" => {
                     level.format = Format::parse(&text()?).ok_or_else(|| bad("raw, json, yaml or auto"))?;
                 }
+                "folders" => match value {
+                    Value::Bool(false) => {}
+                    Value::Bool(true) if level.layout == Layout::Keys => level.layout = Layout::Folders,
+                    Value::Bool(true) => {
+                        return Err(Error::data("options 'folders' and 'document' exclude each other"));
+                    }
+                    _ => return Err(bad("true or false")),
+                },
+                "document" => {
+                    let name = text()?;
+                    if name.is_empty() || name.starts_with('/') || name.ends_with('/') {
+                        return Err(bad("the name of a key below the prefix"));
+                    }
+                    if level.layout != Layout::Keys {
+                        return Err(Error::data("options 'folders' and 'document' exclude each other"));
+                    }
+                    level.layout = Layout::Document(name);
+                }
                 "consistency" => {
                     level.consistency = match text()?.as_str() {
                         "default" => Consistency::Default,
@@ -130,12 +152,15 @@ impl Level {
                 "datacenter" => level.overrides.datacenter = Some(text()?),
                 _ => {
                     return Err(Error::data(format!(
-                        "option '{key}' is not known; known are prefix, format, consistency, services, stale_if_error, address, token_file, ca_file, client_cert, client_key, server_name, datacenter"
+                        "option '{key}' is not known; known are prefix, format, folders, document, consistency, services, stale_if_error, address, token_file, ca_file, client_cert, client_key, server_name, datacenter"
                     )));
                 }
             }
         }
         if let Some(prefix) = prefix {
+            if matches!(level.layout, Layout::Document(_)) && level.format == Format::Raw {
+                return Err(Error::data("a document is of format json or yaml, not raw"));
+            }
             level.hollow = prefix.is_empty() || prefix.starts_with('/') || prefix.contains("//");
             level.prefix = prefix;
             if !level.prefix.ends_with('/') {
@@ -178,6 +203,10 @@ mod tests {
             serde_json::json!({"prefix": "a", "fromat": "raw"}),
             serde_json::json!({"prefix": "a", "format": "xml"}),
             serde_json::json!({"prefix": 1}),
+            serde_json::json!({"prefix": "a", "folders": "yes"}),
+            serde_json::json!({"prefix": "a", "document": "/x"}),
+            serde_json::json!({"prefix": "a", "document": "x", "folders": true}),
+            serde_json::json!({"prefix": "a", "document": "x", "format": "raw"}),
             serde_json::json!({"prefix": "a", "stale_if_error": 7200}),
             serde_json::json!({"prefix": "a", "stale_if_error": "0"}),
             serde_json::json!({"prefix": "a", "stale_if_error": "2 hours"}),

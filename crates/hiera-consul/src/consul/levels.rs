@@ -16,6 +16,7 @@ use crate::value::{Hash, Value};
 use super::Access;
 use super::computed::Computed;
 use super::kept::brief;
+use super::layout::Values;
 use super::level::Level;
 use super::reader::{Need, Reader};
 
@@ -88,6 +89,7 @@ impl Root {
 struct Read {
     level: Level,
     snapshot: Snapshot,
+    values: Values,
     computed: Rc<Computed>,
     answers: RefCell<HashMap<String, Option<Value>>>,
 }
@@ -170,7 +172,7 @@ impl Levels {
         let level = Level::from_options(options)?;
         let snapshot = self.snapshot(&level)?;
         let computed = self.computed(&level)?;
-        let read = Rc::new(Read { level, snapshot, computed, answers: RefCell::default() });
+        let read = Rc::new(Read { level, snapshot, values: Values::default(), computed, answers: RefCell::default() });
         self.read.borrow_mut().push((options.clone(), Rc::clone(&read)));
         Ok(read)
     }
@@ -329,9 +331,8 @@ impl ConsulSource for Levels {
 
     fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error> {
         let read = self.read(options)?;
-        if let Some(bytes) = read.snapshot.pairs.get(key) {
-            let name = format!("{}{key}", read.level.prefix);
-            return read.level.format.value(&name, bytes).map(Some);
+        if let Some(value) = read.values.get(&read.level, &read.snapshot, key)? {
+            return Ok(Some(value));
         }
         if let Some(answer) = read.answers.borrow().get(key) {
             return Ok(answer.clone());
@@ -366,12 +367,12 @@ impl ConsulSource for Levels {
 
     fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error> {
         let read = self.read(options)?;
-        let entry = |(key, bytes): (&String, &Rc<Vec<u8>>)| {
-            let name = format!("{}{key}", read.level.prefix);
-            let value = read.level.format.value(&name, bytes);
-            Entry { key: key.clone(), name, value }
+        let entry = |(key, name): (String, String)| {
+            // A key that was listed is there.
+            let value = read.values.get(&read.level, &read.snapshot, &key).map(Option::unwrap_or_default);
+            Entry { key, name, value }
         };
-        Ok(read.snapshot.pairs.iter().map(entry).collect())
+        Ok(read.values.keys(&read.level, &read.snapshot)?.into_iter().map(entry).collect())
     }
 
     fn place(&self, options: &Hash) -> Option<String> {

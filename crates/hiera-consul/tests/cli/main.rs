@@ -7,6 +7,7 @@ mod kept;
 mod lookup;
 mod puppet;
 mod serve;
+mod transfer;
 mod version3;
 
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ impl Scratch {
 }
 
 /// What a run left.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Ran {
     code: i32,
     out: String,

@@ -14,7 +14,8 @@ require_relative '../../../puppet_x/stacktira/run'
 #     lookup_key: stacktira::consul
 #     options: {prefix: "hiera/common/", format: auto}
 #
-# Options: `prefix`; `format` (`raw`, `json`, `yaml`, `auto`); `consistency` (`default`, `consistent`, `stale`);
+# Options: `prefix`; `format` (`raw`, `json`, `yaml`, `auto`); `folders: true` (folders are hashes); `document` (the name of one key below the
+# prefix that holds all others); `consistency` (`default`, `consistent`, `stale`);
 # `services: true` for the computed keys of the catalog; `stale_if_error` (`2h`): while Consul is away, the level is what it
 # was when it was last read, if that is not longer ago, and the run's log says so; `address`, `token_file`, `ca_file`, `client_cert`,
 # `client_key`, `server_name`, `datacenter`. `leader__NAME` and `leader__NAME__address` answer the elected node.
