@@ -106,8 +106,9 @@ sweep: test-deps build ## ts: a fault at every system call, a million kicks, hun
 	STACKTIRA_BINARIES=$(abspath $(BINARIES)) $(CARGO) test --locked -p ts --test cli -- --ignored --nocapture --test-threads 1 \
 		a_fault_at_every_system_call a_million_kicks kicks_among_kills_in_hundreds
 
-bench-cloner: build ## cloner beside g10k, r10k and git (Debian: lighttpd, g10k, r10k); then 1,000 repositories
+bench-cloner: build ## cloner beside g10k, r10k and git (Debian: lighttpd, g10k, r10k); then 10,000 reads, then 1,000 repositories
 	tests/bench/cloner
+	tests/bench/cloner --reads 10000
 	tests/bench/cloner --fleet 1000
 
 sweep-cloner: test-deps ## cloner: a kill and an error at every system call on files, disks of 180 sizes (half an hour)

@@ -248,6 +248,7 @@ impl Try<'_> {
         let disk = || match cache {
             Some(cache) => cache.open(),
             None => {
+                self.setup.site.make_stage()?;
                 made.set(made.get() + 1);
                 git::init(&objects.join(format!("{}.git", made.get())), true)
             }

@@ -98,7 +98,7 @@ pub(crate) fn place(
     // If the disk refuses now, what is announced tells the next run what is there.
     let synced = changed.iter().try_for_each(|directory| sync_dir(directory));
     let mut ways = ways.into_iter().flatten();
-    let finished = tell(entries, results, |repo, staged| {
+    tell(entries, results, |repo, staged| {
         let placed = ways.next().expect("each staged tree was made ready").and_then(|way| match &synced {
             Ok(()) => site.settle(staged, way),
             Err(err) => Err(Fault::disk(&site.root, err)),
@@ -112,13 +112,7 @@ pub(crate) fn place(
             }
             Err(fault) => Placing::Failed(fault),
         }
-    });
-    if !changed.is_empty()
-        && let Err(err) = sync_dir(site.records.directory())
-    {
-        io.warn(format_args!("cannot sync {}: {err}", site.records.directory().display()));
-    }
-    finished
+    })
 }
 
 fn staged(result: &Result<Progress, Fault>) -> Option<&Staged> {

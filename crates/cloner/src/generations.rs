@@ -163,6 +163,7 @@ impl Generations {
             let path = path.to_owned();
             move |err: io::Error| Fault::disk(&path, &err)
         };
+        base.make_stage()?;
         fs::create_dir_all(&next).map_err(disk(&next))?;
         fs::DirBuilder::new().mode(0o700).create(&records).map_err(disk(&records))?;
         tree::make_dir(&trees).map_err(disk(&trees))?;
@@ -233,6 +234,7 @@ impl Generations {
                 }
             }
             // Without its tree it is half a generation, whatever happens next.
+            fs::create_dir_all(self.state.join("stage"))?;
             let grave = self.state.join("stage").join(format!("generation-{number}"));
             fs::rename(&root, &grave)?;
             place::remove_tree(&self.records(number))?;

@@ -10,6 +10,7 @@
 //! never from https to http and never to another protocol.
 
 mod answer;
+mod names;
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write as _};
@@ -20,6 +21,7 @@ use base64::Engine as _;
 use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::credential::{Keyring, Login};
 use crate::fault::{Cause, Fault};
@@ -27,6 +29,7 @@ use crate::source::HttpUrl;
 
 pub(crate) use answer::timed_out;
 use answer::{check_status, check_type, read_fault, read_greeting, redirected, transfer_fault};
+use names::Names;
 
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -107,7 +110,8 @@ impl Client {
             // Some forges choose the smart protocol by this prefix.
             .user_agent(concat!("git/2 cloner/", env!("CARGO_PKG_VERSION")))
             .build();
-        let shared = Shared { agent: config.new_agent(), keyring, old: Mutex::default() };
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Names::default());
+        let shared = Shared { agent, keyring, old: Mutex::default() };
         Ok(Self(Arc::new(shared)))
     }
 

@@ -140,8 +140,12 @@ fn base(manifest: &Path) -> &Path {
     manifest.parent().unwrap_or(Path::new("."))
 }
 
-/// Works on all repositories of one source.
-pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Result<Progress, Fault>)> {
+/// Works on all members of one source. Says so before it waits for a server.
+pub(crate) fn work(
+    setup: &Setup<'_>,
+    members: &[Member<'_>],
+    waits: &dyn Fn(),
+) -> Vec<(usize, Result<Progress, Fault>)> {
     let mut results = Vec::new();
     let mut pending = Vec::new();
     for member in members {
@@ -163,7 +167,7 @@ pub(crate) fn work(setup: &Setup<'_>, members: &[Member<'_>]) -> Vec<(usize, Res
         }
     };
     for (number, via) in vias.iter().enumerate() {
-        let left = from(setup, &source, via, pending, &mut results);
+        let left = from(setup, &source, via, pending, &mut results, waits);
         pending = Vec::new();
         for (mut job, fault) in left {
             let elsewhere = matches!(fault.cause, Cause::Network | Cause::Auth | Cause::Ref);
@@ -211,6 +215,7 @@ fn from<'a>(
     via: &Via,
     mut pending: Vec<Job<'a>>,
     results: &mut Vec<(usize, Result<Progress, Fault>)>,
+    waits: &dyn Fn(),
 ) -> Vec<(Job<'a>, Fault)> {
     let place = source.mirror_path().ok().flatten();
     // An index that decides costs its server nothing, so it needs no slot.
@@ -232,8 +237,11 @@ fn from<'a>(
             return Vec::new();
         }
     }
-    // Before the slot, which others could use meanwhile.
     let local = matches!(via, Via::From(Source::Local(_), _));
+    if !local {
+        waits();
+    }
+    // Before the slot, which others could use meanwhile.
     let cache = match (setup.cache, &place) {
         (Some(cache), Some(place)) if !local => match cache.hold(place, setup.mode, Instant::now() + setup.timeout) {
             Ok(entry) => Some(entry),

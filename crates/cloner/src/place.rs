@@ -7,7 +7,8 @@
 //!
 //! All trees of a run are placed together, so that few waits for the disk serve for many: the
 //! announced records and the trees are flushed, then every tree is moved, then the directories are
-//! synced, then the records are confirmed.
+//! synced, then the records are confirmed. That the last step reaches the disk is not waited for: an
+//! announced record that describes what is there is as good.
 //!
 //! What cloner did not place is never deleted: it is refused, or with `--force` it changes places
 //! with the new tree in `<root>/.cloner/saved`, where it stays.
@@ -95,18 +96,27 @@ impl Site {
     /// Makes what a stopped run left behind consistent and creates what is missing; the lock is held.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         remove_tree(&self.stage())?;
-        for directory in [self.stage(), self.records.directory().to_owned()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        if !self.records.directory().is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(self.records.directory())?;
+            sync_dir(&self.state)?;
         }
         for directory in [&self.state, self.records.directory()] {
             toolkit::atomic::sweep(directory)?;
         }
-        sync_dir(&self.state)
+        Ok(())
+    }
+
+    /// Makes the directory for what is staged, which a run that changes nothing does not need.
+    pub(crate) fn make_stage(&self) -> Result<(), Fault> {
+        match fs::DirBuilder::new().mode(0o700).create(self.stage()) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(Fault::disk(&self.stage(), &err)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes everything staged to the disk, before anything refers to it.
     pub(crate) fn flush(&self) -> io::Result<()> {
-        Ok(nix::unistd::syncfs(File::open(self.stage())?)?)
+        Ok(nix::unistd::syncfs(File::open(&self.state)?)?)
     }
 
     /// Makes ready for a staged tree to be moved to its place: looks at what is there and announces what will be.
@@ -191,6 +201,7 @@ impl Site {
         match self.records.look(&self.root, &dest, Depth::Stat).map_err(disk)? {
             Occupied::No => {}
             Occupied::Clean(_) => {
+                self.make_stage()?;
                 let grave = free(&self.stage().join("purged"));
                 rename_new(&place, &grave).map_err(|err| cross_device(disk(err)))?;
                 sync_dir(place.parent().expect("a dest lies below the root")).map_err(disk)?;

@@ -4,6 +4,7 @@
 //! that is being worked on takes what is found for it meanwhile when it is done. When nothing is left, each
 //! tree gets its submodules ([`assemble`]).
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,8 @@ struct Group<'a> {
 /// What a worker says.
 enum Event {
     Begun(String),
+    /// It waits for a server, so another one has a processor.
+    Waits,
     Done(Option<String>, String, Vec<(usize, Result<Progress, Fault>)>),
 }
 
@@ -44,16 +47,20 @@ pub(crate) fn work(setup: &Setup<'_>, entries: &[Entry], jobs: usize, io: &mut I
     let (to_dealer, events) = channel();
     std::thread::scope(|scope| {
         let mut dealer = Dealer { setup, to_workers, busy: HashSet::new(), waiting: HashMap::new(), open: 0 };
+        // A worker for each processor, and one more for each that waits for a server.
+        let mut wanted = std::thread::available_parallelism().map_or(1, usize::from);
         let mut workers = 0;
+        let interactive = io.interactive();
         dealer.deal(members);
         while dealer.open > 0 {
-            while workers < jobs.min(dealer.open) {
+            while workers < jobs.min(wanted).min(dealer.open) {
                 let (work, to_dealer) = (&work, to_dealer.clone());
-                scope.spawn(move || worker(setup, work, &to_dealer));
+                scope.spawn(move || worker(setup, work, &to_dealer, interactive));
                 workers += 1;
             }
             match events.recv().expect("this thread holds a sender") {
                 Event::Begun(name) => progress.begun(&name, io),
+                Event::Waits => wanted += 1,
                 Event::Done(key, name, worked) => {
                     progress.done(&name, worked.len(), worked.iter().any(|(_, result)| result.is_err()), io);
                     let mut found = Vec::new();
@@ -135,12 +142,22 @@ impl<'a> Dealer<'_, 'a> {
     }
 }
 
-fn worker<'a>(setup: &Setup<'_>, work: &Mutex<Receiver<Group<'a>>>, to_dealer: &Sender<Event>) {
+fn worker<'a>(setup: &Setup<'_>, work: &Mutex<Receiver<Group<'a>>>, to_dealer: &Sender<Event>, interactive: bool) {
+    let waited = Cell::new(false);
+    // The receiver stays until all senders are gone.
+    let say = |event| drop(to_dealer.send(event));
+    let waits = || {
+        if !waited.replace(true) {
+            say(Event::Waits);
+        }
+    };
     loop {
         let Ok(group) = work.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
         let name = group.members[0].name().to_owned();
-        // The receiver stays until all senders are gone.
-        let _ = to_dealer.send(Event::Begun(name.clone()));
-        let _ = to_dealer.send(Event::Done(group.key, name, job::work(setup, &group.members)));
+        if interactive {
+            say(Event::Begun(name.clone()));
+        }
+        let worked = job::work(setup, &group.members, &waits);
+        say(Event::Done(group.key, name, worked));
     }
 }

@@ -31,6 +31,7 @@ impl Job<'_> {
         let tree = tree_of(source, target)?;
         self.check_locked(&tree.id().to_string())?;
         let checked = self.check_signed(source, target)?;
+        setup.site.make_stage()?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
         let written = tree::write(source, &tree, &tree_in(&self.staging))?;
         self.staged(setup, target, source, &tree, checked, None, written)
@@ -67,6 +68,7 @@ impl Job<'_> {
         like: Option<&Path>,
     ) -> Result<Attempt, Fault> {
         let path = tree_in(&self.staging);
+        setup.site.make_stage()?;
         let clone = git::init(&path, false)?;
         let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
         clone.remote("origin", &self.origin()).map_err(fail)?;

@@ -9,6 +9,7 @@ mod compare;
 mod share;
 mod walk;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -65,7 +66,7 @@ impl Entry {
     }
 
     fn new(path: &Path, oid: Oid, meta: &fs::Metadata) -> Self {
-        Self { path: escape(path), mode: meta.mode(), oid: oid.to_string(), stat: Stat::of(meta) }
+        Self { path: escape(path).into_owned(), mode: meta.mode(), oid: oid.to_string(), stat: Stat::of(meta) }
     }
 }
 
@@ -176,6 +177,6 @@ pub(crate) fn make_dirs(top: &Path, below: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn escape(path: &Path) -> String {
-    percent_encode(path.as_os_str().as_bytes(), ESCAPED).to_string()
+fn escape(path: &Path) -> Cow<'_, str> {
+    percent_encode(path.as_os_str().as_bytes(), ESCAPED).into()
 }

@@ -65,14 +65,16 @@ fn visit_disk(
         move |err| (path, err)
     };
     for entry in fs::read_dir(directory).map_err(fail(directory))? {
-        let path = entry.map_err(fail(directory))?.path();
-        if level == 0 && path.file_name() == Some(OsStr::new(".git")) {
+        let entry = entry.map_err(fail(directory))?;
+        if level == 0 && entry.file_name() == OsStr::new(".git") {
             continue;
         }
-        let meta = fs::symlink_metadata(&path).map_err(fail(&path))?;
-        if meta.is_dir() {
+        let path = entry.path();
+        // What the directory itself says, and what is asked for relative to it, spares walks along the path.
+        if entry.file_type().map_err(fail(&path))?.is_dir() {
             visit_disk(root, &path, level + 1, visit)?;
         } else {
+            let meta = entry.metadata().map_err(fail(&path))?;
             let relative = path.strip_prefix(root).expect("the walk stays below its root");
             visit(&path, relative, &meta).map_err(fail(&path))?;
         }
