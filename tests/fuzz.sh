@@ -23,8 +23,9 @@ for name in "${names[@]}"; do
     corpus=$CARGO_TARGET_DIR/corpus/$name
     mkdir -p "$corpus"
     echo "--- $name"
-    # A stack that nested lookups fit on. An input may take 5 s and the process 1 GiB, with coverage counted.
-    (ulimit -s 131072 && "$CARGO_TARGET_DIR/$target/release/$name" -max_total_time="$seconds" -max_len=4096 -timeout=5 \
+    # A stack that nested lookups fit on. An input may take 20 s, as a busy machine lets a process stand still for some,
+    # and the process 1 GiB, with coverage counted.
+    (ulimit -s 131072 && "$CARGO_TARGET_DIR/$target/release/$name" -max_total_time="$seconds" -max_len=4096 -timeout=20 \
         -rss_limit_mb=1024 -print_final_stats=1 -artifact_prefix="$CARGO_TARGET_DIR/$name-" "$corpus" "$fuzz/seeds/$name") 2>&1 |
         grep -vE '^#[0-9]+[[:space:]]+(NEW|REDUCE|RELOAD|INITED|pulse)|^[[:space:]]+NEW_FUNC'
 done
