@@ -117,7 +117,7 @@ sweep-cloner: test-deps ## cloner: a kill and an error at every system call on f
 sweep-mirror: test-deps ## mirror-sync: killed, and without space, at every system call that changes something (minutes)
 	$(CARGO) test --release --locked -p mirror-sync --test cli -- --ignored --nocapture a_fault_at_every_system_call
 
-fuzz-mirror: ## mirror-sync: indices, packages, manifests, signatures, catalogs and requests to its server, ten minutes each
+fuzz-mirror: ## mirror-sync: indices, packages, manifests, signatures, exports, catalogs, requests to its server; ten minutes each
 	tests/fuzz.sh mirror-sync
 
 fuzz-hiera: ## hiera-consul: YAML, interpolation and coprocess, ten minutes each

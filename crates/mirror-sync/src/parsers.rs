@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::io::{BufRead, Cursor};
 use std::path::Path;
 
+use crate::archive;
 use crate::deb822::Stanzas;
 use crate::files;
 use crate::git;
@@ -150,6 +151,36 @@ pub fn request(input: &[u8]) {
     assert!(reader.fill_buf().is_ok());
 }
 
+/// What `export` writes: entries, one after the other. Sums of headers are made right, or no change would get past them.
+pub fn archive(input: &[u8]) {
+    let mut input = input.to_vec();
+    for block in input.as_chunks_mut::<512>().0 {
+        if block[257..].starts_with(b"ustar") {
+            let mut header = tar::Header::from_byte_slice(block).clone();
+            header.set_cksum();
+            *block = *header.as_bytes();
+        }
+    }
+    let mut reader = archive::Reader::new(&input[..]);
+    while let Ok((name, size)) = reader.next() {
+        let path = name.to_string();
+        assert!(repository::is_plain(&path), "{path:?} stays inside");
+        match reader.whole(1024) {
+            Ok(bytes) => {
+                assert_eq!(bytes.len() as u64, size, "{path}");
+                if let (archive::Name::Head, Ok(head)) = (&name, archive::Head::parse(&bytes)) {
+                    assert_eq!(head.snapshot.as_str().len(), 64);
+                }
+            }
+            Err(_) if size > 1024 => {}
+            Err(_) => break,
+        }
+        if name == archive::Name::End {
+            break;
+        }
+    }
+}
+
 /// A compiled Puppet catalog.
 pub fn catalog(input: &[u8]) {
     if let Ok(asked) = catalog::parse(input, Path::new("/c/web.catalog.json")) {
@@ -206,9 +237,17 @@ mod tests {
                 request.read_body(&mut reader, 100).expect(seed);
             }
         }
-        for (target, seed) in [("manifest", "all"), ("request", "body"), ("catalog", "web")] {
+        for (seed, entries) in [("content", 2), ("commits", 2)] {
+            let bytes = read(&format!("seeds/archive/{seed}"));
+            let mut reader = archive::Reader::new(&bytes[..]);
+            for _ in 0..entries {
+                reader.next().expect(seed);
+            }
+            assert_eq!(reader.next().expect(seed).0, archive::Name::End);
+        }
+        for (target, seed) in [("manifest", "all"), ("request", "body"), ("catalog", "web"), ("archive", "content")] {
             let bytes = read(&format!("seeds/{target}/{seed}"));
-            [manifest, request, catalog].iter().for_each(|parse| parse(&bytes));
+            [manifest, request, catalog, archive].iter().for_each(|parse| parse(&bytes));
         }
         signed(&read("signed.asc"), &text, &read("seeds/signed/inrelease"));
     }
