@@ -358,6 +358,9 @@ impl Download {
     }
 
     fn restart(&mut self, sums: &Sums) -> std::result::Result<(), Failed> {
+        if self.hasher.size == 0 {
+            return Ok(());
+        }
         let restarted = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         self.hasher = Hasher::new(sums);
         restarted.map(|_| ()).map_err(|error| self.failed_to_write(error))
@@ -403,7 +406,8 @@ impl Download {
         // A download of unknown length is as long as the server says, so that a cut one is noticed.
         let promised = response.body().content_length().map(|length| self.hasher.size + length);
         let mut reader = Throttled { reader: response.body_mut().as_reader(), throttle: fetcher.throttle.as_ref() };
-        let mut buffer = vec![0; 128 << 10];
+        // Small enough to come from the heap each time.
+        let mut buffer = vec![0; 64 << 10];
         loop {
             let count = reader.read(&mut buffer).map_err(Failed::again)?;
             if count == 0 {

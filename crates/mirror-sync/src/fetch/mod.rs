@@ -5,6 +5,7 @@
 //! what counts is the digest that was signed.
 
 mod blob;
+mod resolver;
 
 use std::io::Read;
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ use base64::Engine as _;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use toolkit::backoff::Backoff;
 use toolkit::redact::Secret;
+use ureq::unversioned::transport::DefaultConnector;
 
 pub(crate) use self::blob::{Batch, Hasher, Sums, Wanted};
 use crate::config::Limits;
@@ -155,7 +157,9 @@ impl Fetcher {
             config = config.proxy(Some(proxy));
         }
         let throttle = (limits.rate > 0).then(|| Throttle { rate: limits.rate, free: Mutex::new(Instant::now()) });
-        Ok(Self { agent: config.build().into(), limits: limits.clone(), throttle })
+        let (connector, resolver) = (DefaultConnector::default(), resolver::Remembered::default());
+        let agent = ureq::Agent::with_parts(config.build(), connector, resolver);
+        Ok(Self { agent, limits: limits.clone(), throttle })
     }
 
     /// Returns the content of a URL, of at most `limit` bytes.

@@ -1,0 +1,71 @@
+//! Addresses of hosts, looked up once in a while and not for each request.
+//!
+//! A look-up with a time limit costs a thread, and there is one for each request, also on a connection that is open
+//! already: for small files that is a good part of the whole work.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// How long an answer is used.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// Looks up and remembers. What failed is asked again.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    inner: DefaultResolver,
+    known: Mutex<BTreeMap<String, (Instant, ResolvedSocketAddrs)>>,
+}
+
+impl Resolver for Remembered {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let place = uri.scheme().zip(uri.authority());
+        let Some(host) = place.and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority)) else {
+            return self.inner.resolve(uri, config, timeout);
+        };
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, addresses)) = known().get(&host)
+            && at.elapsed() < KEPT
+        {
+            return Ok(addresses.clone());
+        }
+        let addresses = self.inner.resolve(uri, config, timeout)?;
+        known().insert(host, (Instant::now(), addresses.clone()));
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ureq::Timeout;
+
+    #[test]
+    fn an_answer_is_kept_for_its_host_and_port_and_a_failure_is_not() {
+        let resolver = Remembered::default();
+        let config = ureq::config::Config::default();
+        let ask = |url: &str| {
+            let timeout = NextTimeout {
+                after: Duration::from_secs(5).into(),
+                reason: Timeout::Resolve,
+                ..NextTimeout::default()
+            };
+            resolver.resolve(&url.parse().expect("a URL"), &config, timeout).map(|addresses| addresses.to_vec())
+        };
+        let first = ask("http://127.0.0.1:81/a").expect("an address");
+        assert_eq!(ask("http://127.0.0.1:81/b").expect("known"), first);
+        assert_ne!(ask("http://127.0.0.1:82/a").expect("an address"), first);
+        assert!(ask("http://name.invalid/").is_err());
+        let known = resolver.known.lock().expect("free");
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["127.0.0.1:81", "127.0.0.1:82"]);
+    }
+}
