@@ -7,8 +7,8 @@
 //! its place or moved aside; a run that said 0 has done its work; the next run is not held up by a
 //! lock, does the work, and leaves nothing half made behind.
 //!
-//! A sample runs with the other tests. All of it takes minutes (`CLONER_SWEEP_STEP=10`: a tenth of it):
-//! `make sweep-cloner`
+//! A sample runs with the other tests. All of it takes minutes (`CLONER_SWEEP_STEP=10`: a tenth of it;
+//! `CLONER_SWEEP_FAULT=KILL`: kills alone): `make sweep-cloner`
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -286,6 +286,7 @@ fn sweep(step: usize) -> Option<BTreeMap<&'static str, usize>> {
         skipped("strace is not installed or may not trace");
         return None;
     }
+    let only = std::env::var("CLONER_SWEEP_FAULT").ok();
     let stage = Stage::new();
     let mut cases = Vec::new();
     for scene in SCENES {
@@ -293,7 +294,7 @@ fn sweep(step: usize) -> Option<BTreeMap<&'static str, usize>> {
             let undisturbed = Case { scene, threads, fault: None, call: String::new(), n: 0 };
             let trace = survive(&stage, &undisturbed).unwrap_or_else(|why| panic!("{scene:?} undisturbed: {why}"));
             for (call, count) in calls(&trace, threads).into_iter().filter(|(call, _)| ON_FILES.contains(&&**call)) {
-                for fault in FAULTS {
+                for fault in FAULTS.into_iter().filter(|fault| only.as_ref().is_none_or(|only| fault.ends_with(only))) {
                     cases.extend((1..=count).map(|n| Case {
                         scene,
                         threads,
@@ -367,7 +368,7 @@ fn full_disks(sizes: usize) -> Option<usize> {
          c='{cloner} --root {root} --mode export --retries 0 --jobs 1'\n\
          for free in $(seq 0 {sizes}); do\n\
          $c repos.yaml {old} || {{ echo \"$free does not heal\"; exit 98; }}\n\
-         [ -z \"$(ls {root}/.cloner/stage)\" ] || {{ echo \"$free left something\"; exit 98; }}\n\
+         [ ! -e {root}/.cloner/stage ] || {{ echo \"$free left something\"; exit 98; }}\n\
          used=$(df --output=used -k {root} | tail -n 1)\n\
          mount -o remount,size=$((used + 4 * free))k {root} || exit 97\n\
          timeout 60 $c repos.yaml {new} >out 2>&1; code=$?\n\
