@@ -329,6 +329,10 @@ impl Checker {
             self.value(&place, &value, engine);
             return keys_of(&value);
         }
+        if bytes.starts_with("\u{feff}".as_bytes()) {
+            let message = "begins with a byte order mark: Puppet reads nothing after the first key; remove it";
+            self.warning(&place, Some(1), message.to_owned());
+        }
         // Both readings: one for what the scalars mean, one for where and how they are written.
         let value = match psych::load(&bytes) {
             Ok(value) => value,

@@ -28,7 +28,6 @@ pub(crate) fn parse_first(input: &[u8], limits: &Limits) -> Result<Option<Node>,
         let line = input[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         return Err(Error::new(Mark { line, column: 1 }, "not valid UTF-8"));
     }
-    let input = input.strip_prefix("\u{feff}".as_bytes()).unwrap_or(input);
     // libyaml compares each of them with all before it.
     let directives = input.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"%TAG")).count();
     if directives > MOST_DIRECTIVES {
@@ -252,6 +251,8 @@ mod tests {
     fn only_the_first_document_is_read() {
         assert_eq!(read("- a\n---\nb: [\n").expect("valid").expect("one").as_sequence().map(<[Node]>::len), Some(1));
         assert_eq!((read(""), read("# c\n"), read("\u{feff}")), (Ok(None), Ok(None), Ok(None)));
+        // A byte order mark takes a column, so that the next line ends what begins on its line.
+        assert_eq!(read("\u{feff}a: 1\nb: 2\n").expect("valid").expect("one").as_mapping().map(<[_]>::len), Some(1));
         assert!(read("---\n").expect("valid").is_some_and(|node| node.is_null()));
     }
 

@@ -45,6 +45,9 @@ pattern!(
     r"^(?:[-+]?0b[0-1_,]+|[-+]?0[0-7_,]+|[-+]?(?:0|[1-9](?:[0-9]|,[0-9]|_[0-9])*)|[-+]?0x[0-9a-fA-F_,]+)$"
 );
 
+// What Ruby's Float() takes and Psych does not take for a number by itself.
+pattern!(FLOAT_TEXT, r"^[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+(?:_[0-9]+)*)?(?:[eE][-+]?[0-9]+(?:_[0-9]+)*)?$");
+
 /// Psych's pattern of what is text at first sight, `[^\d.:-]?[[:alpha:]_\s!@#$%^&*(){}<>|/\\~;=]+`.
 fn is_text(text: &str) -> bool {
     let inside =
@@ -93,8 +96,11 @@ pub fn scalar(text: &str) -> Result<Value, String> {
         _ => {}
     }
     if let Some(name) = text.strip_prefix(':').filter(|name| !name.is_empty()) {
-        let bare = ['"', '\''].iter().find_map(|q| name.strip_prefix(*q)?.strip_suffix(*q)).unwrap_or(name);
-        return Ok(Value::Symbol(bare.to_owned()));
+        // In quotes it ends with the last of them, whatever follows.
+        let quote = name.chars().next().filter(|first| ['"', '\''].contains(first));
+        let quoted = quote.and_then(|quote| name[1..].rsplit_once(quote));
+        let name = quoted.map_or(name, |(inside, _)| inside.strip_prefix(':').unwrap_or(inside));
+        return Ok(Value::Symbol(name.to_owned()));
     }
     if has(':') && BASE60.is_match(text) {
         let mut sum: i64 = 0;
@@ -222,6 +228,10 @@ fn convert(node: Node) -> Result<Value, Error> {
             Some("!!float" | "!float") => match scalar(&text).map_err(fail)? {
                 Value::Int(n) => Ok(Value::Float(n as f64)),
                 Value::Float(n) => Ok(Value::Float(n)),
+                Value::String(text) if FLOAT_TEXT.is_match(text.trim()) => {
+                    let number = text.trim().replace('_', "").parse();
+                    number.map(Value::Float).map_err(|_| fail(format!("'{text}' is not a number")))
+                }
                 _ => Err(fail(format!("'{text}' is tagged as a number and is none"))),
             },
             // Quotes make text of what has no tag.
@@ -288,24 +298,30 @@ fn ordered(items: Vec<Node>) -> Result<Value, Error> {
     Ok(Value::Hash(hash))
 }
 
-/// Decodes base64 as Ruby's `unpack('m')` does: what is no digit of it is passed over, and `=` ends it.
+/// Decodes base64 as Ruby's `unpack('m')` does: what is no digit of it is passed over, and `=` ends it where it may stand.
 fn unpack(text: &str) -> Vec<u8> {
-    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
-    for byte in text.bytes().take_while(|byte| *byte != b'=') {
+    let (mut bytes, mut group, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
+    for byte in text.bytes() {
         let digit = match byte {
             b'A'..=b'Z' => byte - b'A',
             b'a'..=b'z' => byte - b'a' + 26,
             b'0'..=b'9' => byte - b'0' + 52,
             b'+' => 62,
             b'/' => 63,
+            b'=' if count >= 2 => break,
             _ => continue,
         };
-        bits = bits << 6 | u32::from(digit);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
+        group = group << 6 | u32::from(digit);
+        count += 1;
+        if count == 4 {
+            bytes.extend(&group.to_be_bytes()[1..]);
+            (group, count) = (0, 0);
         }
+    }
+    match count {
+        2 => bytes.push((group >> 4) as u8),
+        3 => bytes.extend(&((group >> 2) as u16).to_be_bytes()),
+        _ => {}
     }
     bytes
 }

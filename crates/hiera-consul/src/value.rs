@@ -440,6 +440,11 @@ fn push_after(out: &mut String, scalar: &Value) {
     out.push('\n');
 }
 
+/// Tells whether a character ends a line of YAML, or may stand in none; all of them have four digits.
+fn is_special(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
 fn yaml_scalar(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -448,11 +453,18 @@ fn yaml_scalar(value: &Value) -> String {
         Value::String(s) => {
             let marked = s.starts_with(|c: char| !c.is_alphanumeric() && c != '/' && c != '_')
                 || matches!(s.as_str(), "y" | "n" | "Y" | "N")
-                || s.chars().any(char::is_control);
+                || s.chars().any(is_special);
             let same = crate::psych::scalar(s).is_ok_and(|v| v == Value::String(s.clone()));
             if marked {
-                let mut out = String::new();
-                push_json_string(&mut out, s);
+                let mut quoted = String::new();
+                push_json_string(&mut quoted, s);
+                let mut out = String::with_capacity(quoted.len());
+                for c in quoted.chars() {
+                    match is_special(c) {
+                        true => drop(write!(out, "\\u{:04x}", u32::from(c))),
+                        false => out.push(c),
+                    }
+                }
                 out
             } else if same && !s.ends_with([' ', ':']) && !s.contains(": ") && !s.contains(" #") {
                 s.clone()
@@ -540,6 +552,14 @@ mod tests {
         let text = value.to_yaml();
         let back = crate::psych::load(text.as_bytes()).expect("own YAML parses");
         assert_eq!(back, value, "{text}");
+        for c in (0..0x300_u32).chain(0x2000..0x2070).chain(0xfe00..0x1_0010).filter_map(char::from_u32) {
+            for text in [c.to_string(), format!("a{c}b"), format!("a {c}"), format!("{c} #: "), format!("\"{c}#\r")] {
+                let pair = (Value::String(text.clone()), Value::Array(vec![Value::String(text)]));
+                let value = Value::Hash([pair].into_iter().collect());
+                let written = value.to_yaml();
+                assert_eq!(crate::psych::load(written.as_bytes()).ok().as_ref(), Some(&value), "{written:?}");
+            }
+        }
         let key = |n: usize| Value::String("\u{f}".repeat(n));
         let list = Value::Array(vec![Value::Int(1)]);
         for value in [Value::Null, list.clone(), Value::Hash([(key(400), list)].into_iter().collect())] {

@@ -8,9 +8,13 @@ use serde_json::json;
 use super::trees::{NODE, Query, Tree};
 
 /// A small generator of numbers: the same seed gives the same tree on every machine.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
+    pub(super) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -19,7 +23,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
@@ -27,14 +31,20 @@ impl Dice {
         self.below(100) < percent
     }
 
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
         list[self.below(list.len())]
     }
 }
 
 const KEYS: [&str; 9] = ["a", "b", "c", "h", "l", "m::x", "m::y", "m::h", "n::z"];
 const SUBKEYS: [&str; 6] = ["k1", "k2", "k.3", "--k1", "0", "x y"];
-const SCALARS: [&str; 62] = [
+const SCALARS: [&str; 68] = [
+    "a:b",
+    "!!str 7",
+    "!!float 7",
+    "!foo 7",
+    "a#b",
+    "\"a: b\"",
     "1",
     "-7",
     "0",
@@ -283,10 +293,9 @@ fn value(dice: &mut Dice, depth: usize) -> String {
     }
 }
 
-/// A flow scalar must not hold what ends it.
+/// What stands in brackets; a comma in a scalar makes two of it there, and a colon may be refused.
 fn inner(dice: &mut Dice, depth: usize) -> String {
-    let text = value(dice, depth.saturating_sub(1));
-    if text.starts_with(['[', '{', '\'', '"']) || !text.contains([',', ':']) { text } else { format!("'{text}'") }
+    value(dice, depth.saturating_sub(1))
 }
 
 fn list(dice: &mut Dice, depth: usize) -> String {

@@ -1,10 +1,11 @@
 //! Differential test: the same lookups by `hiera-consul` and by the real Puppet, on trees made at random.
 //!
 //! A seed makes configurations, data, facts and queries; Puppet answers all of them in one Ruby process,
-//! `hiera-consul` one by one; kind and value must agree. `STACKTIRA_DIFFERENTIAL=TREES[:SEED]` makes a larger
+//! `hiera-consul` one by one; kind and value must agree. For each tree fifty YAML documents are read by both, too. `STACKTIRA_DIFFERENTIAL=TREES[:SEED]` makes a larger
 //! or another run. What once differed is kept in `regressions.json` and asked in every run. Without Puppet
 //! the test says so and passes.
 
+mod documents;
 mod generate;
 mod trees;
 
@@ -20,6 +21,24 @@ const TREES: usize = 40;
 const QUERIES: usize = 6;
 const SEED: u64 = 1;
 
+/// How many trees, and of which seed.
+fn asked() -> (usize, u64) {
+    let asked = std::env::var("STACKTIRA_DIFFERENTIAL").unwrap_or_default();
+    let (trees, seed) = asked.split_once(':').unwrap_or((&asked, ""));
+    (trees.parse().unwrap_or(TREES), seed.parse().unwrap_or(SEED))
+}
+
+#[test]
+fn random_documents_are_read_as_puppet_reads_them() {
+    if !puppet() {
+        let _ = writeln!(std::io::stderr(), "skipped: there is no Ruby with Puppet");
+        return;
+    }
+    let (trees, seed) = asked();
+    let scratch = tempfile::tempdir().expect("a directory");
+    assert_eq!(documents::compare(50 * trees, seed, scratch.path()), 0);
+}
+
 #[test]
 fn random_trees_answer_as_puppet_does() {
     let mut stderr = std::io::stderr();
@@ -27,9 +46,7 @@ fn random_trees_answer_as_puppet_does() {
         let _ = writeln!(stderr, "skipped: there is no Ruby with Puppet");
         return;
     }
-    let asked = std::env::var("STACKTIRA_DIFFERENTIAL").unwrap_or_default();
-    let (trees, seed) = asked.split_once(':').unwrap_or((&asked, ""));
-    let (trees, seed) = (trees.parse().unwrap_or(TREES), seed.parse().unwrap_or(SEED));
+    let (trees, seed) = asked();
     let mut all: Vec<Tree> = serde_json::from_str(include_str!("regressions.json")).expect("regressions");
     let kept = all.len();
     all.extend((0..trees).map(|n| generate::tree(&format!("s{seed}-{n}"), seed, n as u64, QUERIES)));

@@ -34,12 +34,18 @@ class Hiera
       end
 
       def lookup(key, scope, _order_override, _resolution_type, context)
+        # Puppet asks once for each level of the hierarchy, with the same scope.
+        throw :no_such_key if scope.equal?(@scope) && key == @absent
+
         answer = find(key, scope, context)
         return answer['value'] if answer['found']
 
         # Puppet hands over what is dug for, the hiera command does not.
         root, *rest = split(key)
-        throw :no_such_key if rest.empty?
+        if rest.empty?
+          @absent = key
+          throw :no_such_key
+        end
         answer = find(root, scope, context)
         throw :no_such_key unless answer['found']
         Backend.qualified_lookup(rest, answer['value'], key)

@@ -20,10 +20,12 @@ require_relative '../../../puppet_x/stacktira/run'
 # was when it was last read, if that is not longer ago, and the run's log says so; `address`, `token_file`, `ca_file`, `client_cert`,
 # `client_key`, `server_name`, `datacenter`. `leader__NAME` and `leader__NAME__address` answer the elected node.
 Puppet::Functions.create_function(:'stacktira::consul') do
+  # Puppet alone calls this, with a key, a Hash and a Puppet::LookupContext, once for each level that lacks a key: to check
+  # these types takes three times as long as all the rest of a miss.
   dispatch :consul do
-    param 'Variant[String, Numeric]', :key
-    param 'Hash', :options
-    param 'Puppet::LookupContext', :context
+    param 'Any', :key
+    param 'Any', :options
+    param 'Any', :context
   end
 
   def consul(key, options, context)
