@@ -136,7 +136,7 @@ fn name_in_config(git: &Path, child: &Child) -> Result<(), Fault> {
     let name = &child.submodule.name;
     let mut above = git2::Config::open(&git.join(&child.above).join("config")).map_err(fail)?;
     above.set_bool(&format!("submodule.{name}.active"), true).map_err(fail)?;
-    above.set_str(&format!("submodule.{name}.url"), &child.submodule.source.to_string()).map_err(fail)?;
+    above.set_str(&format!("submodule.{name}.url"), &child.submodule.source.address()).map_err(fail)?;
     let mut own = git2::Config::open(&git.join(&child.git).join("config")).map_err(fail)?;
     let work_tree = up(&Path::new(".git").join(&child.git)).join(&child.path);
     own.set_str("core.worktree", &work_tree.display().to_string()).map_err(fail)

@@ -106,6 +106,15 @@ impl Source {
         Ok(Self::Local(base.join(text)))
     }
 
+    /// Returns the address that git can use, without a password.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Other(url) => url.address(),
+            source => source.to_string(),
+        }
+    }
+
     /// Returns the copy of this source in `mirror`; a local source is its own.
     ///
     /// # Errors

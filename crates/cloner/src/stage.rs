@@ -71,7 +71,7 @@ impl Job<'_> {
         setup.site.make_stage()?;
         let clone = git::init(&path, false)?;
         let fail = |err: git2::Error| Fault::git(Cause::Disk, "cannot set the clone up", &err);
-        clone.remote("origin", &self.origin()).map_err(fail)?;
+        clone.remote("origin", &self.source.address()).map_err(fail)?;
         let haves = match like {
             Some(like) => git::share(like, &path.join(".git"))?,
             None => Vec::new(),

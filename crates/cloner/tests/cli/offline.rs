@@ -177,6 +177,11 @@ fn ssh_sources_go_through_the_git_program() {
         }
         let ran = run(&["--mode", mode, "--json"]).code(1);
         assert_eq!((ran.state("a"), ran.state("d")), ("unchanged".to_owned(), "unchanged".to_owned()));
+        if mode == "clone" {
+            // Whoever works there fetches from the same place as the same user.
+            assert!(scratch.read("a/.git/config").contains("url = git@host.example:srv/m.git\n"));
+            assert!(scratch.read("d/.git/config").contains("url = ssh://me@host.example:2222/"));
+        }
     }
     let log = std::fs::read_to_string(scratch.path("ssh.log")).expect("called");
     assert!(log.lines().all(|line| line.contains("BatchMode=yes")), "{log}");
