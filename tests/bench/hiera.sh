@@ -75,13 +75,13 @@ puppet_lookup() {
         --node node1.example.test --facts "$scratch/facts.json" --render-as s key100
 }
 
-# Prints the microseconds that a command took; its answer has to be right.
+# Prints the microseconds that a command took, as they passed and on a processor; its answer has to be right.
 time_of() {
-    local before=$EPOCHREALTIME after answer
-    answer=$("$1" 2> "$scratch/err") || { cat "$scratch/err" >&2; return 1; }
+    local before=$EPOCHREALTIME after used TIMEFORMAT='%3U %3S'
+    used=$({ time "$1" > "$scratch/answer" 2> "$scratch/err"; } 2>&1) || { cat "$scratch/err" >&2; return 1; }
     after=$EPOCHREALTIME
-    [ "$answer" = 'value 100' ] || { echo "$1 answered '$answer'" >&2; return 1; }
-    echo $((${after/[.,]/} - ${before/[.,]/}))
+    [ "$(< "$scratch/answer")" = 'value 100' ] || { echo "$1 answered '$(< "$scratch/answer")'" >&2; return 1; }
+    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk -v used="$used" 'BEGIN { split(used, part, " "); print (part[1] + part[2]) * 1e6 }')"
 }
 
 names=(ours)
@@ -94,15 +94,14 @@ for round in $(seq "$rounds"); do
     done
 done
 
-median() { sort -n "$scratch/$1.us" | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
-base=$(median ours)
+# What passes is also what else the machine does; what is used of a processor is not.
+middle() { sort -n -k "$2,$2" "$scratch/$1.us" | awk -v field="$2" '{ all[NR] = $field } END { print all[int((NR + 1) / 2)] }'; }
+least() { sort -n -k "$2,$2" "$scratch/$1.us" | awk -v field="$2" 'NR == 1 { print $field }'; }
 for name in "${names[@]}"; do
-    sort -n "$scratch/$name.us" | awk -v name="$name" -v base="$base" '
-        { all[NR] = $1 }
-        END {
-            median = all[int((NR + 1) / 2)]
-            printf "%-14s median %8.1f ms  min %8.1f ms  %3d runs  %6.1f times ours\n", name, median / 1000, all[1] / 1000, NR, median / base
-        }'
+    awk -v name="$name" -v wall="$(middle "$name" 1)" -v least="$(least "$name" 1)" -v used="$(middle "$name" 2)" -v runs="$(wc -l < "$scratch/$name.us")" \
+        -v base="$(middle ours 1)" -v lowest="$(least ours 1)" -v spent="$(middle ours 2)" 'BEGIN {
+        printf "%-14s median %8.1f ms (%.1f times ours)  min %8.1f ms (%.1f times ours)  on a processor %7.1f ms (%.1f times ours)  %d runs\n",
+            name, wall / 1000, wall / base, least / 1000, least / lowest, used / 1000, used / (spent > 0 ? spent : 1000), runs }'
 done
 
 # The requests of a command, as Consul's log has them.
@@ -135,7 +134,8 @@ for part in $(seq 20); do
     done | paste -sd, | sed 's/^/[/; s/$/]/' | "$consul" kv import - > /dev/null
 done
 for _ in $(seq "$rounds"); do time_of ours >> "$scratch/many.us"; done
-sort -n "$scratch/many.us" | awk '{ all[NR] = $1 } END { printf "10,000 keys: lookup    median %8.1f ms  min %8.1f ms\n", all[int((NR + 1) / 2)] / 1000, all[1] / 1000 }'
+awk -v wall="$(middle many 1)" -v least="$(least many 1)" -v used="$(middle many 2)" 'BEGIN {
+    printf "10,000 keys: lookup    median %8.1f ms  min %8.1f ms  on a processor %.1f ms\n", wall / 1000, least / 1000, used / 1000 }'
 for _ in $(seq "$rounds"); do
     before=$EPOCHREALTIME
     coproc serve { exec "$tool" serve; }
@@ -143,9 +143,10 @@ for _ in $(seq "$rounds"); do
     read -r answer <&"${serve[0]}"
     after=$EPOCHREALTIME
     # shellcheck disable=SC2154 # set by coproc
-    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk '/VmHWM/ { print $2 }' "/proc/$serve_PID/status") ${#answer}" >> "$scratch/serve.us"
+    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk '/VmHWM/ { print $2 }' "/proc/$serve_PID/status") ${#answer} $(awk '{ print $1 / 1000 }' "/proc/$serve_PID/schedstat")" >> "$scratch/serve.us"
     eval "exec ${serve[1]}>&-"
     wait "$serve_PID" 2>/dev/null || true
 done
-sort -n "$scratch/serve.us" | awk '{ all[NR] = $1; if ($2 > most) most = $2; if ($3 < 400000) exit 1 } END {
-    printf "10,000 keys: coprocess median %8.1f ms  min %8.1f ms  most memory %.1f MiB\n", all[int((NR + 1) / 2)] / 1000, all[1] / 1000, most / 1024 }'
+sort -n "$scratch/serve.us" | awk '{ all[NR] = $1; used += $4; if ($2 > most) most = $2; if ($3 < 400000) exit 1 } END {
+    printf "10,000 keys: coprocess median %8.1f ms  min %8.1f ms  on a processor %.1f ms (mean)  most memory %.1f MiB\n",
+        all[int((NR + 1) / 2)] / 1000, all[1] / 1000, used / NR / 1000, most / 1024 }'

@@ -167,6 +167,44 @@ fn a_catalog_compiles_through_an_outage_where_its_levels_are_kept() {
     assert!(said.contains("going on with the keys below hiera/common/ as they were"), "{said}");
 }
 
+#[test]
+fn manifests_publish_values_and_wait_for_those_of_others() {
+    let Some(puppet) = Puppet::new() else { return };
+    if !tools().join("consul-kv").exists() {
+        let _ = writeln!(std::io::stderr(), "skipped: consul-kv is not built: cargo test --workspace");
+        return;
+    }
+    puppet.consul.put("test/old", b"x");
+    let manifest = puppet.scratch.write(
+        "site.pp",
+        "stacktira_kv { 'test/published': value => 'hello' }
+         -> stacktira_wait { 'test/published': timeout => 5 }
+         -> notify { 'after': }
+         stacktira_wait { 'test/never': timeout => 1 } -> notify { 'never': }
+         stacktira_kv { 'test/old': ensure => absent }",
+    );
+    let apply = || -> Ran {
+        let mut command = Command::new("puppet");
+        command.args(["apply", "--color=false", "--detailed-exitcodes", "--facts_terminus", "memory", "--confdir"]);
+        command.arg(puppet.scratch.path("conf")).arg("--vardir").arg(puppet.scratch.path("var"));
+        command.arg("--modulepath").arg(&puppet.modules).arg(&manifest);
+        command.env("CONSUL_HTTP_ADDR", puppet.consul.url()).env("STACKTIRA_BIN", tools());
+        command.output().expect("puppet runs").into()
+    };
+    let ran = apply();
+    let said = format!("{}{}", ran.out, ran.err);
+    // Changes and failures.
+    assert_eq!(ran.code, 6, "{said}");
+    assert!(said.contains("test/never is not there after 1 s") && said.contains("Notify[never]: Skipping"), "{said}");
+    assert!(said.contains("defined 'message' as 'after'") && !said.contains("as 'never'"), "{said}");
+    assert_eq!(puppet.consul.get("test/published").as_deref(), Some(&b"hello"[..]));
+    assert_eq!(puppet.consul.get("test/old"), None);
+    // What is published already is no change.
+    puppet.consul.put("test/never", b"now");
+    let said = apply().out;
+    assert!(!said.contains("Stacktira_kv[") && said.contains("as 'never'"), "{said}");
+}
+
 /// The original's kind of hiera.yaml: nine levels, `services` and a prefix.
 fn version3(scratch: &Scratch, consul: &FakeConsul, failure: &str) -> PathBuf {
     let port = consul.address().rsplit(':').next().expect("a port").to_owned();

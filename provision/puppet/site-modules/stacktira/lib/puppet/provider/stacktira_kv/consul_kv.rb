@@ -6,7 +6,11 @@ require 'open3'
 Puppet::Type.type(:stacktira_kv).provide(:consul_kv) do
   desc 'Uses consul-kv.'
 
+  # The tool: STACKTIRA_BIN names the directory of another installation.
   def self.binary
+    own = ENV['STACKTIRA_BIN'].to_s
+    return File.join(own, 'consul-kv') unless own.empty?
+
     installed = '/opt/stacktira/bin/consul-kv'
     File.executable?(installed) ? installed : 'consul-kv'
   end
