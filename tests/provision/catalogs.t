@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The catalogs of all roles and stages, compiled by Puppet with a real Consul, for each release of OpenStack that there are
+# data for: with the modules that its release of Debian packages. No machine is made; a minute or two.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(cd "$here/../.." && pwd)
+# shellcheck source=../lib/tap.sh
+. "$here/../lib/tap.sh"
+
+ruby -rpuppet -e 1 2>/dev/null || skip_all "Puppet is not here: make test-deps"
+[ ! -e /opt/stacktira/bin ] || skip_all "the tools are installed on this machine, and would be used"
+consul=${STACKTIRA_CONSUL:-$("$repo/provision/local/consul-binary")}
+[ -n "$consul" ] || skip_all "no Consul"
+tools=${STACKTIRA_BINARIES:-$repo/target/release}
+puppet=$repo/provision/puppet
+scratch=$(mktemp -d)
+agent=
+trap '[ -z "$agent" ] || kill -9 "$agent" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+
+read -r http rpc serf wan < <(python3 -c 'import socket
+held = [socket.socket() for _ in range(4)]
+for one in held: one.bind(("127.0.0.1", 0))
+print(*(one.getsockname()[1] for one in held))')
+"$consul" agent -dev -node control1 -bind 127.0.0.1 -http-port "$http" -grpc-port -1 -dns-port -1 -server-port "$rpc" \
+    -serf-lan-port "$serf" -serf-wan-port "$wan" >"$scratch/consul.log" 2>&1 &
+agent=$!
+export CONSUL_HTTP_ADDR=127.0.0.1:$http STACKTIRA_BIN=$tools
+kv() { "$tools/consul-kv" "$@"; }
+for _ in $(seq 100); do ! kv put ready yes >/dev/null 2>&1 || break; sleep 0.2; done
+ok "Consul runs" kv get ready
+
+# What the elected node would have left there.
+"$tools/consul-elect" once control >/dev/null
+ruby -ryaml -e 'YAML.load_file(ARGV[0])["stacktira::secrets"].each { |one| name, kind, *roles = one.split; roles.each { |role| puts "stacktira/secret/#{role}/#{name} #{kind}" } }' \
+    "$puppet/data/common.yaml" >"$scratch/secrets"
+while read -r key kind; do kv put "$key" "a-$kind-of-no-use-to-anybody" >/dev/null; done <"$scratch/secrets"
+kv put stacktira/identity/url http://192.0.2.41:5000/v3 >/dev/null
+
+# facts NODE ROLE STAGE RELEASE CODENAME NUMBER CONTROLS: a module whose facts go before the machine's own.
+facts() {
+    rm -rf "$scratch/facts"
+    mkdir -p "$scratch/facts/facts/facts.d"
+    cat >"$scratch/facts/facts/facts.d/test.json" <<END
+{"role": "$2",
+ "os": {"name": "Debian", "family": "Debian", "architecture": "amd64", "release": {"full": "$6.5", "major": "$6", "minor": "5"},
+   "distro": {"id": "Debian", "codename": "$5", "description": "Debian GNU/Linux $6", "release": {"full": "$6.5", "major": "$6", "minor": "5"}}},
+ "osfamily": "Debian", "operatingsystem": "Debian", "operatingsystemrelease": "$6.5", "operatingsystemmajrelease": "$6", "lsbdistcodename": "$5",
+ "networking": {"hostname": "$1", "domain": "stacktira.test", "fqdn": "$1.stacktira.test", "ip": "192.0.2.11", "interfaces": {}},
+ "hostname": "$1", "fqdn": "$1.stacktira.test", "virtual": "systemd_nspawn",
+ "stacktira": {"internal_interface": "enp0s8", "internal_address": "192.0.2.11", "external_interface": "enp0s9", "external_address": "198.51.100.11",
+   "vip": "192.0.2.41", "mirror": "http://192.0.2.5:8080", "provider": "local", "stage": "$3", "openstack": "$4", "controls": {$7}}}
+END
+}
+compile() {
+    puppet catalog compile "$1.stacktira.test" --render-as json --hiera_config "$puppet/hiera.yaml" --manifest "$puppet/manifests/site.pp" \
+        --vardir "$scratch/var" --confdir "$scratch/conf" --modulepath "$scratch/facts:$puppet/site-modules:$2" >"$scratch/catalog.json" 2>"$scratch/complaints"
+}
+# What a question in Ruby says of the catalog; `all` is its resources.
+catalog() { ruby -rjson -e 'said = File.read(ARGV[0]); all = JSON.parse(said[said.index("{")..])["resources"]; puts eval(ARGV[1])' "$scratch/catalog.json" "$1"; }
+packages() { catalog 'all.select { |one| one["type"] == "Package" && !%w[absent purged].include?(one.dig("parameters", "ensure")) }.flat_map { |one| Array(one.dig("parameters", "name") || one["title"]) }.uniq.sort'; }
+
+one='"control1": "192.0.2.11"'
+two='"control1": "192.0.2.11", "control2": "192.0.2.12"'
+while read -r release codename number; do
+    if ! modules=$("$repo/provision/local/puppet-modules" "$codename" 2>"$scratch/why"); then
+        note "skipped: the modules of $codename cannot be had here: $(tail -n 1 "$scratch/why")"
+        continue
+    fi
+    : >"$scratch/packages"
+    for case in "build1 build cloud" "infra1 infra cloud" "proxy1 proxy cloud" "control1 control identity" "control1 control cloud" "hyper1 hyper identity" "hyper1 hyper cloud"; do
+        read -r node role stage <<<"$case"
+        facts "$node" "$role" "$stage" "$release" "$codename" "$number" "$one"
+        if compile "$node" "$modules/modules"; then tap_report 0 "$release, $role at the stage $stage"; else tap_report 1 "$release, $role at the stage $stage" "$(tail -n 3 "$scratch/complaints")"; fi
+        packages >>"$scratch/packages" || true
+        case $role-$stage in
+            control-cloud) is "$release: the agents are those of its driver" "$(catalog 'all.map { |one| one["title"] }.grep(/\Aneutron::agents::ml2::(linuxbridge|ovs)\z/i).map(&:downcase)')" \
+                "neutron::agents::ml2::$([ "$release" = zed ] && echo linuxbridge || echo ovs)" ;;
+        esac
+    done
+    # The same check as in a cluster: what a catalog names, the source of packages must have.
+    is "$release: Debian $number has every package that the catalogs name" \
+        "$(sort -u "$scratch/packages" | grep -v '^stacktira$' | comm -23 - "$modules/packages" | tr '\n' ' ')" ""
+    note "$release: $(sort -u "$scratch/packages" | wc -l) packages named"
+    mapfile -t files < <(find "$puppet/data" -name '*.yaml' ! -path '*/openstack*' | sort; find "$puppet/data" -path "*openstack*$release.yaml")
+    is "$release: no Hiera key is dead" "$(ruby "$repo/tests/lib/hiera-keys.rb" "$puppet/site-modules:$modules/modules" "${files[@]}" | sed 's/^.*data.//; /^[0-9]* keys/d')" ""
+
+    # Several control nodes: one forms database and messages, the other joins and does nothing that is to be done once.
+    for node in control1 control2; do
+        facts "$node" control cloud "$release" "$codename" "$number" "$two"
+        if compile "$node" "$modules/modules"; then tap_report 0 "$release, $node of two"; else tap_report 1 "$release, $node of two" "$(tail -n 3 "$scratch/complaints")"; fi
+        # A command that waits for a change that another node's catalog makes is not done here.
+        once=$(catalog 'all.select { |one| %w[Mysql_database Mysql_user Keystone_user Keystone_endpoint Nova_cell_v2 Rabbitmq_user].include?(one["type"]) && one["title"] != "guest" || (one["type"] == "Exec" && one["title"] =~ /db[-_]?sync|bootstrap|cell|metadefs|form the database/i) }.map { |one| one["title"] }')
+        if [ $node = control1 ]; then ok "$release: $node does what is to be done once: $(printf '%s\n' "$once" | wc -l) resources" test "$(printf '%s\n' "$once" | wc -l)" -gt 30
+        else is "$release: $node does nothing of what is to be done once" "$once" ""; fi
+    done
+done <<'END'
+zed bookworm 12
+epoxy trixie 13
+END
+
+plan_done
