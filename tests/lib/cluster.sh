@@ -132,8 +132,9 @@ host_snapshot() {
     printf 'loop devices: %s\n' "$(losetup -a 2>/dev/null | wc -l)"
 }
 
+# cleanup [CODE]: the end of a test.
 cleanup() {
-    local code=$?
+    local code=${1:-$?}
     stop_watching
     [ -z "$watch_log" ] || rm -f "$watch_log"
     "$stk" destroy >/dev/null 2>&1 || true
@@ -144,5 +145,5 @@ cleanup() {
 # Settings of this machine's kernel that no node may change; those that count or belong to a namespace are left out.
 sysctls() {
     sysctl -a 2>/dev/null | grep -E '^(kernel|vm|fs|net\.core|net\.ipv4\.(ip_forward|conf\.(all|default)))\.?' |
-        grep -vE 'random|inode-|dentry|file-nr|pty\.nr|ns_last_pid|seccomp|sched_domain|nr_|stat|cap_last|max_lock|boot_id|uuid|poolsize|entropy|drop_caches|numa_stat' | sort
+        grep -vE 'random|inode-|aio-nr|quota\.|dentry|file-nr|pty\.nr|ns_last_pid|seccomp|sched_domain|nr_|stat|cap_last|max_lock|boot_id|uuid|poolsize|entropy|drop_caches|numa_stat' | sort
 }

@@ -24,10 +24,17 @@ class stacktira::openstack::control (
     Keystone_role <| |> -> Stacktira_kv[$key]
     Keystone_service <| |> -> Stacktira_kv[$key]
     Keystone_endpoint <| |> -> Stacktira_kv[$key]
+    # The modules make schemas and first users when something that these follow from changes in the same run. A run that
+    # was cut off in between leaves nothing to change: until it is recorded that all is done, it is done in each run.
+    Exec <| tag == 'openstack-db' or title == 'keystone bootstrap' or title == 'nova-cell_v2-map_cell0' |> {
+      refreshonly => false,
+      refresh     => '/bin/true',
+    }
+    -> Stacktira_kv[$key]
     stacktira_kv { $key: value => $digest }
   }
 
-  ensure_packages(['python3-pymysql', 'python3-memcache', 'memcached'])
+  ensure_packages(['python3-memcache', 'memcached'])
   service { 'memcached':
     ensure  => running,
     enable  => true,
