@@ -70,7 +70,7 @@ test-provision: build ## the scripts of provision/ in a scratch root
 test-cluster: deb ## the local environment for real
 	prove --verbose --timer tests/cluster
 
-test-showcase: deb ## OpenStack for real, until a server answers, and again after faults (a quarter of an hour, 5 GB of memory)
+test-showcase: deb ## OpenStack for real: a server answers, again after faults, with two control nodes, in six orders of start (an hour, 8 GB of memory)
 	prove --verbose --timer tests/showcase
 
 test-heat: test-deps ## the Heat templates by the real Heat engine, in a simulated cloud

@@ -13,8 +13,18 @@ machine_cgroups() {
     done
 }
 
+# How much a node counts when there are not processors enough: what all others wait for is made on control nodes.
+weight_of() { if [ "$(role_of "$1")" = control ]; then echo 4; else echo 1; fi; }
+
+# cgroup_weight GROUP PARTS: a group that says nothing counts as much as one process.
+cgroup_weight() {
+    [ ! -e "$1/cpu.shares" ] || printf '%s\n' $(($2 * 1024)) >"$1/cpu.shares"
+    [ ! -e "$1/cpu.weight" ] || printf '%s\n' $(($2 * 100)) >"$1/cpu.weight"
+}
+
 machine_make_cgroups() {
-    local node=$1 group limit
+    local node=$1 group limit all=0
+    for group in $(node_names); do all=$((all + $(weight_of "$group"))); done
     limit=$(($(memory_of "$node") * 1024 * 1024))
     for group in $(machine_cgroups "$node"); do
         mkdir -p "$group" || continue
@@ -28,10 +38,12 @@ machine_make_cgroups() {
         fi
         [ ! -e "$group/memory.limit_in_bytes" ] || printf '%s\n' "$limit" >"$group/memory.limit_in_bytes"
         if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-            printf '+memory\n' >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
-            printf '+memory\n' >"$(dirname "$group")/cgroup.subtree_control" 2>/dev/null || true
+            printf '+memory +cpu\n' >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
+            printf '+memory +cpu\n' >"$(dirname "$group")/cgroup.subtree_control" 2>/dev/null || true
             [ ! -e "$group/memory.max" ] || printf '%s\n' "$limit" >"$group/memory.max"
         fi
+        cgroup_weight "$group" "$(weight_of "$node")"
+        cgroup_weight "$(dirname "$group")" "$all"
     done
 }
 

@@ -2,7 +2,7 @@
 # All nodes together: up, kick, destroy.
 
 cluster_prepare() {
-    local box pool role layer
+    local box pool role
     mkdir -p "$state"
     chmod 700 "$state"
     box=$(box_ensure)
@@ -17,12 +17,18 @@ cluster_prepare() {
         "$tools/mirror-sync" keygen --out "$state/site.sec.asc" --public "$state/site.asc"
     fi
     "$repo/provision/secrets.sh" make "$state/secrets"
+    # What nodes were made with they keep. Layers that are not there yet are made side by side.
+    local jobs=() job
     for role in $(node_list | awk '{ print $2 }' | sort -u); do
-        # What nodes were made with they keep.
         [ ! -s "$state/$role.lower" ] || continue
-        layer=$(layer_ensure "$role" "$box" "$pool")
-        printf '%s%s\n' "${layer:+$layer:}" "$box" >"$state/$role.lower"
+        (
+            layer=$(layer_ensure "$role" "$box" "$pool")
+            printf '%s%s\n' "${layer:+$layer:}" "$box" >"$state/$role.lower.new"
+            mv "$state/$role.lower.new" "$state/$role.lower"
+        ) &
+        jobs+=($!)
     done
+    for job in "${jobs[@]}"; do wait "$job" || exit 1; done
 }
 
 # The host uses the same binaries that the nodes install.
@@ -37,6 +43,13 @@ tools_unpack() {
     fi
 }
 
+# Held on descriptor 9 until the machines run.
+cluster_lock() {
+    mkdir -p "$cache"
+    exec 9>"$base/$prefix.lock"
+    flock -n 9 || die 75 "another command is bringing the cluster '$prefix' up"
+}
+
 cluster_up() {
     local wait=yes nodes node
     [ "${1:-}" != --no-wait ] || { wait=no; shift; }
@@ -45,9 +58,7 @@ cluster_up() {
     need_root
     doctor_quietly
     nodes=${*:-$(node_names | paste -sd' ')}
-    mkdir -p "$cache"
-    exec 9>"$base/$prefix.lock"
-    flock -n 9 || die 75 "another command is bringing the cluster '$prefix' up"
+    cluster_lock
     if [ -e "$state/stage" ] && [ "$(cat "$state/stage")" != "$stage" ]; then
         die 1 "the cluster '$prefix' was made for the stage $(cat "$state/stage"), not $stage; next: stk-local destroy, or STK_LOCAL_STAGE=$(cat "$state/stage")"
     fi

@@ -4,7 +4,7 @@
 # @param tags what others find it by; `haproxy::balanced` puts it behind the proxies
 # @param check Consul's definition of the health check
 # @param address where the service listens, if not at the node's inside address
-# @param meta further words about the service; `haproxy_mode` is read by the proxies
+# @param meta further words about the service; `haproxy_mode` and `haproxy_backup` are read by the proxies
 define stacktira::service (
   Stdlib::Port $port,
   Hash[String, Variant[String, Integer, Boolean]] $check,

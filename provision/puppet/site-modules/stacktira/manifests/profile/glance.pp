@@ -19,10 +19,14 @@ class stacktira::profile::glance {
     filesystem_store_datadir => '/var/lib/glance/images/',
   }
 
+  stacktira::openstack::follower { 'glance': service => 'glance-api' }
+
   # Glance's / answers 300, which is no pass.
   stacktira::service { 'glance-api':
     port  => 9292,
     tags  => ['haproxy::balanced'],
+    # The images are files of the elected node: another is asked while it is away, and knows of them at least.
+    meta  => $stacktira::openstack::primary ? { true => {}, default => { 'haproxy_backup' => 'yes' } },
     check => { 'http' => "http://${stacktira::address}:9292/healthcheck", 'interval' => '5s', 'timeout' => '5s' },
   }
 }

@@ -62,7 +62,10 @@ class stacktira::profile::haproxy (
           server_names      => "${instance['node']}-${instance['port']}",
           ipaddresses       => $instance['address'],
           ports             => String($instance['port']),
-          options           => 'check inter 2s rise 1 fall 3',
+          options           => $instance['meta']['haproxy_backup'] ? {
+            undef   => 'check inter 2s rise 1 fall 3',
+            default => 'check inter 2s rise 1 fall 3 backup',
+          },
         }
       }
     }

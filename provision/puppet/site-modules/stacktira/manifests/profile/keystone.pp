@@ -22,14 +22,18 @@ class stacktira::profile::keystone (
   include keystone::wsgi::uwsgi
   Package['python3-pymysql'] -> Anchor['keystone::dbsync::begin']
 
-  class { 'keystone::bootstrap':
-    bootstrap    => $stacktira::openstack::control::configure,
-    password     => $admin_password,
-    region       => $stacktira::openstack::region,
-    admin_url    => $endpoint,
-    public_url   => $endpoint,
-    internal_url => $endpoint,
+  if $primary {
+    class { 'keystone::bootstrap':
+      bootstrap    => $stacktira::openstack::control::configure,
+      password     => $admin_password,
+      region       => $stacktira::openstack::region,
+      admin_url    => $endpoint,
+      public_url   => $endpoint,
+      internal_url => $endpoint,
+    }
   }
+
+  stacktira::openstack::follower { 'keystone': }
 
   # Registered before it answers: the check keeps it out of the proxies until it does, and they follow at once.
   stacktira::service { 'keystone':

@@ -6,6 +6,6 @@ class stacktira::profile::network_node {
   include neutron::agents::l3
   class { 'neutron::agents::metadata':
     shared_secret => lookup('metadata_shared_secret'),
-    metadata_host => $stacktira::openstack::leader_address,
+    metadata_host => $stacktira::openstack::several ? { true => $stacktira::vip, default => $stacktira::openstack::leader_address },
   }
 }

@@ -20,6 +20,8 @@ class stacktira::profile::neutron {
   }
   include neutron::plugins::ml2
 
+  stacktira::openstack::follower { 'neutron': service => 'neutron-server' }
+
   stacktira::service { 'neutron-server':
     port  => 9696,
     tags  => ['haproxy::balanced'],

@@ -10,9 +10,10 @@ class stacktira::profile::placement {
   class { 'placement::keystone::auth': * => stacktira::openstack::identity('placement', 8778) }
   class { 'placement::keystone::authtoken': * => stacktira::openstack::authtoken('placement') }
   class { 'placement::db': database_connection => stacktira::openstack::database_url('placement') }
-  include placement
+  class { 'placement': sync_db => $stacktira::openstack::primary }
   include placement::api
   include placement::wsgi::uwsgi
+  stacktira::openstack::follower { 'placement': }
   ensure_packages(['python3-osc-placement'])
 
   stacktira::service { 'placement':
