@@ -102,6 +102,7 @@ for pair in 'infra cluster,control,hyper,management,mirror' 'control cluster,con
 done
 fails_with 1 "from nothing" "$repo/provision/secrets.sh" install "$scratch/nothing" infra "$scratch/for/x"
 
+tools=${STACKTIRA_BINARIES:-$repo/target/release}
 consul=${STACKTIRA_CONSUL:-$("$repo/provision/local/consul-binary" 2>/dev/null || true)}
 if [ ! -x "$consul" ] || [ "$(id -u)" != 0 ] || ! unshare --net true 2>/dev/null; then
     note "no Consul, or no root: real agents were not tried"
@@ -183,6 +184,39 @@ try() { local name=$1; shift; if at "$@" >/dev/null; then echo "$name yes"; else
     try node-makes-tokens 10.77.0.21 hyper1 acl token list
     try infra-makes-tokens 10.77.0.31 infra1 acl token list
 } >"$NODES/rights"
+# The mirror's own commands with these tokens: who moves the pointer, and that a node follows it and says so.
+if [ -x "$TOOL" ]; then
+    mkdir -p "$NODES/mirror/debs" "$NODES/mirror/node"
+    "$TOOL" keygen --out "$NODES/mirror/site.sec.asc" --public "$NODES/mirror/site.asc"
+    cat >"$NODES/mirror/mirror.yaml" <<YAML
+root: $NODES/mirror/root
+url: http://127.0.0.1:8080
+signing_key: $NODES/mirror/site.sec.asc
+channels: [stable]
+consul: {prefix: stacktira/mirror}
+sources: [{name: own, type: deb, dir: $NODES/mirror/debs, suites: [s], components: [main], architectures: [amd64]}]
+node: {mirror: "http://127.0.0.1:8080", channel: stable, name: hyper1, keyring: $NODES/mirror/site.asc, update: false}
+YAML
+    as() {
+        local code=0
+        STACKTIRA_ROOT=$NODES/mirror/node CONSUL_HTTP_ADDR=$2:8500 CONSUL_HTTP_TOKEN_FILE=$NODES/$1/etc/stacktira/consul.token \
+            "$TOOL" --config "$NODES/mirror/mirror.yaml" "${@:3}" 2>>"$NODES/mirror/log" || code=$?
+        [ "$3" = snapshot ] || echo "$1 $3 $code"
+    }
+    # What was put there above is no snapshot.
+    at 10.77.0.31 infra1 kv delete stacktira/mirror/channel/stable >/dev/null
+    as build1 10.77.0.11 sync >/dev/null
+    id=$(as build1 10.77.0.11 snapshot)
+    "$TOOL" --config "$NODES/mirror/mirror.yaml" serve --listen 127.0.0.1:8080 2>/dev/null &
+    pids+=($!)
+    for _ in $(seq 50); do curl -s -o /dev/null http://127.0.0.1:8080/ && break; sleep 0.1; done
+    {
+        as hyper1 10.77.0.21 promote "$id" --channel stable
+        as build1 10.77.0.11 promote "$id" --channel stable
+        as hyper1 10.77.0.21 apply
+        at 10.77.0.31 infra1 kv get stacktira/mirror/state/hyper1 | grep -c "\"have\":\"$id\",\"state\":\"applied\""
+    } >"$NODES/mirrored"
+fi
 CONSUL_HTTP_ADDR=10.77.0.31:8500 CONSUL_HTTP_TOKEN_FILE=$NODES/infra1/etc/stacktira/management.token "$CONSUL" acl token list -format=json >"$NODES/tokens"
 STACKTIRA_ROOT=$NODES/infra2 CONSUL_HTTP_ADDR=10.77.0.32:8500 "$REPO/provision/acl.sh" >"$NODES/again" 2>&1
 CONSUL_HTTP_ADDR=10.77.0.31:8500 CONSUL_HTTP_TOKEN_FILE=$NODES/infra1/etc/stacktira/management.token "$CONSUL" acl token list -format=json >"$NODES/tokens.again"
@@ -192,11 +226,16 @@ pids+=($!)
 sleep 5
 at 10.77.0.31 infra1 members | grep -c stranger >"$NODES/strangers" || true
 END
-ok "real agents, and acl.sh on three servers at the same time" env CONSUL="$consul" NODES="$scratch/nodes" REPO="$repo" unshare --net bash "$scratch/agents"
+ok "real agents, and acl.sh on three servers at the same time" env CONSUL="$consul" TOOL="$tools/mirror-sync" NODES="$scratch/nodes" REPO="$repo" unshare --net bash "$scratch/agents"
 is "acl.sh ends well on each" "$(paste -sd' ' "$scratch/nodes/codes")" "0 0 0"
 is "five members over TLS and encrypted gossip" "$(paste -sd, "$scratch/nodes/members")" "build1 alive,hyper1 alive,infra1 alive,infra2 alive,infra3 alive"
 ok "a service that an agent's file defines is registered" grep -qx web "$scratch/nodes/services"
 is "rights" "$(paste -sd, "$scratch/nodes/rights")" "node-writes-own yes,node-reads-own yes,none-reads no,node-writes-hiera no,infra-writes-hiera yes,node-reads-hiera yes,infra-writes-secrets yes,hyper-reads-its-secret yes,hyper-reads-others-secret no,hyper-writes-secrets no,hyper-moves-the-mirror no,hyper-pins-itself no,hyper-reports-to-the-mirror yes,build-moves-the-mirror yes,build-reports-to-the-mirror yes,build-writes-hiera no,infra-moves-the-mirror yes,hyper-follows-the-mirror yes,node-makes-tokens no,infra-makes-tokens no"
+if [ -x "$tools/mirror-sync" ]; then
+    is "a node may not promote, the build node may, and a node follows and reports" "$(paste -sd, "$scratch/nodes/mirrored")" "hyper1 promote 77,build1 promote 0,hyper1 apply 0,1"
+else
+    note "no $tools/mirror-sync: its commands were not tried with these tokens"
+fi
 is "each token is there once, though three laid them down" "$(grep -o '"Description": "stacktira: [a-z]*"' "$scratch/nodes/tokens" | sort | uniq -c | awk '{ print $1 }' | paste -sd' ')" "1 1 1 1 1 1"
 is "acl.sh again changes nothing" "$(cat "$scratch/nodes/tokens.again")" "$(cat "$scratch/nodes/tokens")"
 is "who has not the key is no member" "$(cat "$scratch/nodes/strangers")" 0
