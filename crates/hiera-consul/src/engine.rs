@@ -30,6 +30,8 @@ pub const CONSUL_FUNCTION: &str = "stacktira::consul";
 const LOOKUP_OPTIONS: &str = "lookup_options";
 /// Puppet's default for version 3 files that name no datadir.
 const V3_DATADIR: &str = "/etc/puppetlabs/code/environments/%{::environment}/hieradata";
+/// Names in lookup_options: far more than data has.
+const MOST_OPTIONS: usize = 5000;
 /// Patterns of lookup_options, and how many of them may be large.
 const MOST_PATTERNS: usize = 500;
 const MOST_LARGE: usize = 16;
@@ -948,6 +950,10 @@ fn valid_options(found: Option<Value>, module: Option<&str>) -> Result<Option<Ha
             return Err(Error::data(format!("value of lookup_options must be a hash, got {}", other.type_name())));
         }
     };
+    // They are joined and kept several times over.
+    if options.len() > MOST_OPTIONS {
+        return Err(Error::data(format!("lookup_options has more than {MOST_OPTIONS} names")));
+    }
     let prefix = module.map(|module| format!("{module}::"));
     for (key, _) in options.iter() {
         let Some(text) = key.as_str() else {
