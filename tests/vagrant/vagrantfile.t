@@ -103,6 +103,7 @@ is "its document names the role" "$(document 'd["meta"]["role"]')" control
 is "the interfaces that have the addresses" "$(document 'd["meta"].values_at("internal_interface", "external_interface").join(" ")')" "eth1 eth2"
 is "the mirror and its key" "$(document 'd["meta"].values_at("mirror_address", "mirror_key").join(" ").strip')" "http://192.168.56.5:8080 KEY"
 is "the Consul servers" "$(document 'd["meta"].values_at("consul_join", "consul_servers").join(" ")')" "192.168.56.31,192.168.56.32,192.168.56.33 3"
+is "the control nodes" "$(document 'd["meta"]["control_nodes"]')" control1=192.168.56.11
 is "and the cluster's address" "$(document 'd["meta"]["vip"]')" 192.168.56.41
 # The keys that the local provider writes and this one has another answer for: what only a mirror on a disk needs.
 local_keys=$(sed -n '/^machine_metadata/,/^}/s/^    "\([a-z_]*\)": .*/\1/p' "$repo/provision/local/lib/machine.sh" | grep -Ev '^(mirror_extra_debs|mirror_git|mirror_debs|repos_manifest)$' | sort)
