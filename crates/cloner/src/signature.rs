@@ -73,8 +73,10 @@ impl Policy {
     }
 
     fn commit(&self, repository: &Repository, oid: Oid) -> Result<String, String> {
-        let (signature, data) =
-            repository.extract_signature(&oid, None).map_err(|_| format!("commit {oid} is not signed"))?;
+        let unread = |err: git2::Error| format!("commit {oid}: {}", err.message());
+        let odb = repository.odb().map_err(unread)?;
+        let object = odb.read(oid).map_err(unread)?;
+        let (signature, data) = split(object.data()).ok_or_else(|| format!("commit {oid} is not signed"))?;
         let signature =
             std::str::from_utf8(&signature).map_err(|_| format!("commit {oid} has a signature that is no text"))?;
         let time = repository.find_commit(oid).map(|commit| commit.time().seconds()).unwrap_or_default();
@@ -115,11 +117,53 @@ impl Policy {
     }
 }
 
+/// Takes a commit apart into its signature and what that was made over: all the rest of it.
+///
+/// libgit2's own function for it takes the object for a text that ends with a zero byte, which not every object in
+/// memory does: what happens to lie behind it then counts as signed.
+fn split(commit: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let line_end = |from: usize| commit[from..].iter().position(|byte| *byte == b'\n').map(|end| from + end + 1);
+    let mut at = 0;
+    loop {
+        let mut end = line_end(at)?;
+        let line = &commit[at..end];
+        if line == b"\n" {
+            return None;
+        }
+        if let Some(first) = line.strip_prefix(b"gpgsig ") {
+            let mut signature = first.to_vec();
+            while commit.get(end) == Some(&b' ') {
+                let next = line_end(end)?;
+                signature.extend_from_slice(&commit[end + 1..next]);
+                end = next;
+            }
+            return Some((signature, [&commit[..at], &commit[end..]].concat()));
+        }
+        at = end;
+    }
+}
+
 /// The name of the tag that a ref asks for, if it can be one.
 fn tag_name(reference: Option<&str>) -> Option<&str> {
     let reference = reference?;
     match reference.strip_prefix("refs/tags/") {
         Some(name) => Some(name),
         None => (!reference.starts_with("refs/")).then_some(reference),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_over_all_the_rest() {
+        let commit = b"tree 1\nauthor a\ngpgsig -----BEGIN\n \n abc\n -----END\nmergetag object 2\n gpgsig no\n\nwords\ngpgsig neither\n";
+        let (signature, signed) = split(commit).expect("signed");
+        assert_eq!(signature, b"-----BEGIN\n\nabc\n-----END\n");
+        assert_eq!(signed, b"tree 1\nauthor a\nmergetag object 2\n gpgsig no\n\nwords\ngpgsig neither\n");
+        for unsigned in [&b"tree 1\n\ngpgsig x\n"[..], b"tree 1\ngpgsig x", b"tree 1\ngpgsig x\n y", b"tree 1\n", b""] {
+            assert!(split(unsigned).is_none(), "{}", String::from_utf8_lossy(unsigned));
+        }
     }
 }
