@@ -10,7 +10,6 @@
 //! never from https to http and never to another protocol.
 
 mod answer;
-mod names;
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write as _};
@@ -25,11 +24,11 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use crate::credential::{Keyring, Login};
 use crate::fault::{Cause, Fault};
+use crate::names::Names;
 use crate::source::HttpUrl;
 
 pub(crate) use answer::timed_out;
 use answer::{check_status, check_type, read_fault, read_greeting, redirected, transfer_fault};
-use names::Names;
 
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);

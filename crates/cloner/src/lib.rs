@@ -39,6 +39,7 @@ mod job;
 mod lockfile;
 pub mod manifest;
 mod metrics;
+pub mod names;
 mod nearest;
 mod netrc;
 mod pack;

@@ -5,7 +5,6 @@
 //! what counts is the digest that was signed.
 
 mod blob;
-mod resolver;
 
 use std::io::Read;
 use std::sync::Mutex;
@@ -157,7 +156,7 @@ impl Fetcher {
             config = config.proxy(Some(proxy));
         }
         let throttle = (limits.rate > 0).then(|| Throttle { rate: limits.rate, free: Mutex::new(Instant::now()) });
-        let (connector, resolver) = (DefaultConnector::default(), resolver::Remembered::default());
+        let (connector, resolver) = (DefaultConnector::default(), cloner::names::Names::default());
         let agent = ureq::Agent::with_parts(config.build(), connector, resolver);
         Ok(Self { agent, limits: limits.clone(), throttle })
     }

@@ -1,7 +1,7 @@
 //! Addresses of hosts, looked up once in a while and not for each request.
 //!
-//! A look-up with a time limit costs a thread, and there is one for each request, also on a connection that is open
-//! already: for small files that is a good part of the whole work.
+//! The HTTP client looks a name up for each request, also for one that an open connection serves, and in a thread of its
+//! own, so that the time limit holds: for small answers that is a good part of the whole work.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,12 +16,12 @@ const KEPT: Duration = Duration::from_secs(30);
 
 /// Looks up and remembers. What failed is asked again.
 #[derive(Debug, Default)]
-pub(super) struct Remembered {
+pub struct Names {
     inner: DefaultResolver,
     known: Mutex<BTreeMap<String, (Instant, ResolvedSocketAddrs)>>,
 }
 
-impl Resolver for Remembered {
+impl Resolver for Names {
     fn resolve(
         &self,
         uri: &Uri,
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_kept_for_its_host_and_port_and_a_failure_is_not() {
-        let resolver = Remembered::default();
+        let resolver = Names::default();
         let config = ureq::config::Config::default();
         let ask = |url: &str| {
             let timeout = NextTimeout {
