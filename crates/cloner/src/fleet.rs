@@ -16,7 +16,6 @@ use ureq::http::{StatusCode, header};
 use crate::fault::{Cause, Fault};
 use crate::git::{self, Head, Shelf};
 use crate::http::{Client, Session};
-use crate::record::hex;
 use crate::refsindex::{self, Index, Pack, Refs};
 use crate::source::{HttpUrl, Mirror};
 
@@ -51,7 +50,7 @@ impl Fleet {
     /// Prepares for a mirror; copies are kept below `state` if `keep` is set.
     pub(crate) fn new(mirror: Mirror, state: &Path, keep: bool) -> Self {
         let name = match &mirror {
-            Mirror::Http(url) => hex(&Sha256::digest(url.base().as_bytes())[..16]),
+            Mirror::Http(url) => toolkit::hex::encode(&Sha256::digest(url.base().as_bytes())[..16]),
             Mirror::Local(_) => String::new(),
         };
         Self { mirror, index: OnceLock::new(), kept: state.join("index").join(name), keep }

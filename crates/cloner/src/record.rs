@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use toolkit::hex;
 
 use crate::cli::Mode;
 use crate::git::Target;
@@ -159,7 +160,7 @@ impl GitDir {
                 listed.map_err(|err| err.to_string())?.len()
             }
         };
-        Ok(Self { head, branches, config: hex(&Sha256::digest(config)), hooks })
+        Ok(Self { head, branches, config: hex::encode(&Sha256::digest(config)), hooks })
     }
 
     /// Checks that this is a fresh clone at `target`: a ref that cannot be read is passed over by libgit2.
@@ -209,7 +210,7 @@ impl Records {
 
     fn path(&self, dest: &Path, extension: &str) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
-        let id = hex(&Sha256::digest(dest.as_os_str().as_bytes())[..16]);
+        let id = hex::encode(&Sha256::digest(dest.as_os_str().as_bytes())[..16]);
         self.directory.join(format!("{id}.{extension}"))
     }
 
@@ -331,8 +332,4 @@ impl Records {
             }
         }
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -273,7 +273,7 @@ fn default_name(kind: Option<Kind>, options: &Handle) -> String {
         text.push(1);
     }
     let digest = <sha2::Sha256 as sha2::Digest>::digest(&text);
-    format!("{}-{}", kind.map_or("watch", Kind::name), payload::hex(&digest[..8]))
+    format!("{}-{}", kind.map_or("watch", Kind::name), toolkit::hex::encode(&digest[..8]))
 }
 
 fn signal_code(notes: Notes) -> u8 {

@@ -216,7 +216,7 @@ pub fn check(kind: Kind, payload: &Value) -> Result<(), PayloadError> {
 #[must_use]
 pub fn digest(kind: Option<Kind>, payload: &Value, fields: &[String]) -> String {
     let text = canonical(kind, payload, fields);
-    hex(&Sha256::digest(text.as_bytes()))
+    toolkit::hex::encode(&Sha256::digest(text.as_bytes()))
 }
 
 /// Returns the canonical text of what counts.
@@ -360,16 +360,6 @@ fn short(text: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(first)
-}
-
-/// Writes bytes in hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        use std::fmt::Write as _;
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
 }
 
 #[cfg(test)]

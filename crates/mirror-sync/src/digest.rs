@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use toolkit::hex;
 
 /// A SHA-256 digest, written as 64 lower-case hex digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,23 +20,13 @@ impl Digest {
 
     /// Returns the digest that a hasher has arrived at.
     pub(crate) fn finish(hasher: Sha256) -> Self {
-        Self(hex(&hasher.finalize()))
+        Self(hex::encode(&hasher.finalize()))
     }
 
     /// Returns the hex digits.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// Writes bytes as lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hex digit"));
-        text.push(char::from_digit(u32::from(byte & 15), 16).expect("a nibble is a hex digit"));
-    }
-    text
 }
 
 impl FromStr for Digest {

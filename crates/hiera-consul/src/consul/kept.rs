@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use consul_client::Config;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use toolkit::{atomic, dirs};
+use toolkit::{atomic, dirs, hex};
 
 const DIRECTORY: &str = "/var/lib/stacktira/hiera-consul";
 const FORMAT: &str = "hiera-consul snapshot 1";
@@ -84,7 +84,7 @@ impl Subject {
         let readable: String =
             self.prefix.chars().take(60).map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let whole = serde_json::to_vec(self).expect("strings serialise");
-        format!("{readable}-{}", &hex(&Sha256::digest(whole))[..16])
+        format!("{readable}-{}", &hex::encode(&Sha256::digest(whole))[..16])
     }
 
     fn file(&self) -> Result<PathBuf, String> {
@@ -100,7 +100,7 @@ impl Subject {
         dirs::private(&directory, 0o700).map_err(|e| toolkit::exit::chain(&e))?;
         let path = directory.join(self.file_name());
         let body = body(pairs);
-        let sha256 = hex(&Sha256::digest(&body));
+        let sha256 = hex::encode(&Sha256::digest(&body));
         let read_at = now().saturating_sub(milliseconds(age));
         if let Ok((head, _)) = self.open(&path) {
             let young = read_at.saturating_sub(head.read_at) <= milliseconds(limit) / 20 && head.read_at <= now();
@@ -138,7 +138,7 @@ impl Subject {
         }
         let mut body = Vec::new();
         rest.read_to_end(&mut body).map_err(|e| refused(format!("cannot be read: {e}")))?;
-        if hex(&Sha256::digest(&body)) != head.sha256 {
+        if hex::encode(&Sha256::digest(&body)) != head.sha256 {
             return Err(refused("is damaged: its content is not what was written".to_owned()));
         }
         let pairs = parse(&body).filter(|pairs| pairs.len() == head.pairs);
@@ -273,10 +273,6 @@ fn now() -> u64 {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::{Base, Failed, Fetcher, Throttled, failure};
-use crate::digest::{self, Digest};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::parallel;
@@ -95,7 +95,7 @@ impl Hasher {
         let sha256 = Digest::finish(self.sha256);
         let right = sums.sha256.as_ref().is_none_or(|expected| *expected == sha256)
             && match (&sums.sha512, self.sha512) {
-                (Some(expected), Some(hasher)) => digest::hex(&hasher.finalize()) == **expected,
+                (Some(expected), Some(hasher)) => toolkit::hex::encode(&hasher.finalize()) == **expected,
                 _ => true,
             };
         right.then_some(sha256)
