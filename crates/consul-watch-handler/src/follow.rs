@@ -13,14 +13,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use consul_client::{Class, Client, Line, LineEnd, Query};
+use consul_client::{Class, Client, Line, LineEnd, MAX_WAIT, Query};
 use serde_json::Value;
 use toolkit::backoff::{Backoff, random_fraction};
 
 use crate::Settings;
 use crate::board::{Board, Message};
 use crate::error::Error;
-use crate::lookout::{Lookout, Place, RELIEVED};
+use crate::lookout::{Lookout, Place};
 use crate::payload;
 use crate::runner::Runner;
 use crate::source::{self, Subject};
@@ -239,7 +239,7 @@ impl Reader {
 
     /// Consul adds up to a sixteenth of its own; some of ours spreads watches that started together.
     fn wait(&self, is_relieved: bool) -> Duration {
-        let longest = if is_relieved { RELIEVED.max(self.watch.max_wait) } else { self.watch.max_wait };
+        let longest = if is_relieved { MAX_WAIT } else { self.watch.max_wait };
         longest.mul_f64((0.85 + 0.15 * random_fraction()) * 16.0 / 17.0)
     }
 }

@@ -6,19 +6,15 @@
 //! so somebody has to look again now and then. With forty watches that look every thirty seconds
 //! a process at rest never rests. It is enough that one does: the reader with the highest
 //! index, whose answer cannot stay where it was when the store goes back. When its index falls, or it
-//! gets into trouble, all others are recalled, which ends their queries; otherwise they wait ten minutes.
+//! gets into trouble, all others are recalled, which ends their queries; otherwise they wait as long as Consul lets them.
 //!
 //! That is for agents on this host alone, which cannot vanish without the connection being closed. Queries to
 //! others end after `max_wait`, each by itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use consul_client::LineEnd;
-
-/// How long a query waits while somebody else looks out; the longest that Consul allows.
-pub(crate) const RELIEVED: Duration = Duration::from_secs(600);
 
 /// The readers that share an agent, and which of them looks out.
 #[derive(Debug, Default)]

@@ -160,10 +160,11 @@ impl Subject {
     /// Returns the index to ask with next.
     #[must_use]
     pub fn next_index(&self, previous: u64, meta: &Meta) -> u64 {
-        match self {
+        if self.has_index_of_store() {
+            consul_client::next_index(previous, meta.index)
+        } else {
             // Made from the event's id: it only says "same or other".
-            _ if !self.has_index_of_store() => meta.index.max(1),
-            _ => consul_client::next_index(previous, meta.index),
+            meta.index.max(1)
         }
     }
 }

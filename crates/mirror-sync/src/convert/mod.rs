@@ -128,8 +128,8 @@ fn plain_name(text: &str) -> String {
 
 /// Returns the last part of an address that says something: of its path, else its host.
 fn name_of(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let url = toolkit::redact::url(url);
+    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
     rest.split('/').rfind(|part| !part.is_empty()).unwrap_or_default().to_owned()
 }
 
