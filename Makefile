@@ -8,7 +8,7 @@ LOCAL := provision/local/stk-local
 BINARIES := target/release
 # Files that are only sourced are checked through those that source them.
 SHELL_FILES := $(filter-out provision/lib.sh,$(wildcard provision/*.sh provision/kick provision/cloner provision/local/*.sh \
-	provision/local/stk-local provision/local/consul-binary heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
+	provision/local/stk-local provision/local/consul-binary provision/local/puppet-modules heat/*.sh tests/*.sh tests/bench/*.sh tests/heat/run tests/heat/machines tests/*/*.t crates/*/*.sh .ci/run))
 
 .PHONY: help deps test-deps build deb man install up down status kick logs doctor \
 	test test-rust test-shell test-provision test-cluster test-showcase test-heat test-heat-boot test-vagrant conformance rules bench bench-cloner bench-mirror campaign sweep sweep-cloner sweep-mirror fuzz-hiera fuzz-mirror lint clean

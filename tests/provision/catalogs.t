@@ -8,26 +8,11 @@ repo=$(cd "$here/../.." && pwd)
 . "$here/../lib/tap.sh"
 
 ruby -rpuppet -e 1 2>/dev/null || skip_all "Puppet is not here: make test-deps"
-[ ! -e /opt/stacktira/bin ] || skip_all "the tools are installed on this machine, and would be used"
-consul=${STACKTIRA_CONSUL:-$("$repo/provision/local/consul-binary")}
-[ -n "$consul" ] || skip_all "no Consul"
-tools=${STACKTIRA_BINARIES:-$repo/target/release}
+# shellcheck source=../lib/consul.sh
+. "$here/../lib/consul.sh"
 puppet=$repo/provision/puppet
-scratch=$(mktemp -d)
-agent=
-trap '[ -z "$agent" ] || kill -9 "$agent" 2>/dev/null || true; rm -rf "$scratch"' EXIT
-
-read -r http rpc serf wan < <(python3 -c 'import socket
-held = [socket.socket() for _ in range(4)]
-for one in held: one.bind(("127.0.0.1", 0))
-print(*(one.getsockname()[1] for one in held))')
-"$consul" agent -dev -node control1 -bind 127.0.0.1 -http-port "$http" -grpc-port -1 -dns-port -1 -server-port "$rpc" \
-    -serf-lan-port "$serf" -serf-wan-port "$wan" >"$scratch/consul.log" 2>&1 &
-agent=$!
-export CONSUL_HTTP_ADDR=127.0.0.1:$http STACKTIRA_BIN=$tools
-kv() { "$tools/consul-kv" "$@"; }
-for _ in $(seq 100); do ! kv put ready yes >/dev/null 2>&1 || break; sleep 0.2; done
-ok "Consul runs" kv get ready
+consul_agent -node control1
+export STACKTIRA_BIN=$tools
 
 # What the elected node would have left there.
 "$tools/consul-elect" once control >/dev/null

@@ -5,29 +5,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 # shellcheck source=../lib/tap.sh
 . "$here/../lib/tap.sh"
-
-[ ! -e /opt/stacktira/bin ] || skip_all "the tools are installed on this machine, and would be used"
-consul=${STACKTIRA_CONSUL:-$("$repo/provision/local/consul-binary")}
-tools=${STACKTIRA_BINARIES:-$repo/target/release}
-scratch=$(mktemp -d)
-agent=
-trap '[ -z "$agent" ] || kill -9 "$agent" 2>/dev/null || true; rm -rf "$scratch"' EXIT
-
-# Ports that are free now, for the agent's own use.
-read -r http rpc serf wan < <(python3 -c 'import socket
-held = [socket.socket() for _ in range(4)]
-for one in held: one.bind(("127.0.0.1", 0))
-print(*(one.getsockname()[1] for one in held))')
-"$consul" agent -dev -bind 127.0.0.1 -http-port "$http" -grpc-port -1 -dns-port -1 -server-port "$rpc" \
-    -serf-lan-port "$serf" -serf-wan-port "$wan" >"$scratch/consul.log" 2>&1 &
-agent=$!
-export CONSUL_HTTP_ADDR=127.0.0.1:$http
-kv() { "$tools/consul-kv" "$@"; }
-for _ in $(seq 100); do
-    ! kv list x >/dev/null 2>&1 && kv put ready yes >/dev/null 2>&1 && break
-    sleep 0.2
-done
-ok "Consul runs" kv get ready
+# shellcheck source=../lib/consul.sh
+. "$here/../lib/consul.sh"
+# shellcheck disable=SC2119 # no options
+consul_agent
 
 # node NAME ROLE [SECRET...]: a scratch root of its own.
 node() {

@@ -15,6 +15,20 @@ apt_sources() {
         grep -E " ${own}(-updates|-security)? " | sed "s/ $own\([ -]\)/ $1\1/" | sort -u
 }
 
+# foreign_apt DIRECTORY CODENAME: an apt for a release of Debian, from where this machine's comes, with its state in the
+# directory, so that the machine's own is not touched. Its options are left in apt_options.
+foreign_apt() {
+    local site
+    # shellcheck disable=SC2016 # apt fills this in
+    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed -n 1p)
+    [ -n "$site" ] || die 77 "apt knows no Debian sources on this machine; next: apt-get update"
+    mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg arch=amd64] %s %s main\n' "$site" "$2" >"$1/sources.list"
+    # shellcheck disable=SC2034 # for the caller
+    apt_options=(-q -o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none)
+}
+
 # The machine's own settings for reaching them (proxies, retries, dates).
 apt_settings() {
     # shellcheck disable=SC1083 # apt-config's own format

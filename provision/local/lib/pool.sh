@@ -140,21 +140,13 @@ consul_package() {
     printf '%s\n' "$deb"
 }
 
-# Fetches the distribution's Consul (bullseye was the last suite to have it) through the machine's own
-# apt, with an apt state of its own so that the machine's is not touched.
+# Fetches the distribution's Consul (bullseye was the last suite to have it).
 consul_fetch() {
     [ -z "$(find "$cache/consul" -name 'consul_*_*.deb' ! -name '*+local*')" ] || return 0
-    local site work keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    # shellcheck disable=SC2016 # apt fills this in
-    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | sed -n 1p)
-    [ -n "$site" ] || die 77 "apt knows no Debian sources on this machine; next: apt-get update"
+    local work apt_options=()
     work=$(mktemp -d "$cache/consul/fetch.XXXXXX")
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    printf 'deb [signed-by=%s arch=amd64] %s bullseye main\n' "$keyring" "$site" >"$work/sources.list"
-    local options=(-q -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
-        -o Acquire::Languages=none)
-    if ! (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download consul/bullseye) >"$cache/consul.log" 2>&1; then
+    foreign_apt "$work" bullseye
+    if ! (cd "$work" && apt-get "${apt_options[@]}" update && apt-get "${apt_options[@]}" download consul/bullseye) >"$cache/consul.log" 2>&1; then
         tail -n 3 "$cache/consul.log" >&2
         rm -rf "$work"
         die 1 "Consul could not be fetched; log: $cache/consul.log; next: give one by STACKTIRA_CONSUL"
