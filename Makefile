@@ -97,10 +97,10 @@ campaign: build test-deps ## storms, mistakes of Consul and struck leaders, with
 	STACKTIRA_CONSUL=$$(provision/local/consul-binary) STACKTIRA_BINARIES=$(abspath $(BINARIES)) \
 		$(CARGO) test --locked -p integration-tests --test tools -- --ignored --nocapture --test-threads 1 campaign_
 
-bench-mirror: build ## mirror-sync beside curl, aptly and createrepo_c; 60,000 packages promoted; 2,000 refreshes of apt while the pointer flips
+bench-mirror: build ## mirror-sync beside curl, aptly and createrepo_c; 60,000 packages promoted; 2,000 refreshes of apt, 200 of dnf while the pointer flips
 	tests/bench/mirror.sh
 	tests/bench/mirror-promote.sh
-	STACKTIRA_REFRESHES=2000 $(CARGO) test --release --locked -p mirror-sync --test cli -- --nocapture refreshes_while_the_pointer_flips
+	STACKTIRA_REFRESHES=2000 STACKTIRA_DNF_REFRESHES=200 $(CARGO) test --release --locked -p mirror-sync --test cli -- --nocapture refreshes_while_the_pointer_flips
 
 sweep: test-deps build ## ts: a fault at every system call, a million kicks, hundreds of schedules (half an hour)
 	STACKTIRA_BINARIES=$(abspath $(BINARIES)) $(CARGO) test --locked -p ts --test cli -- --ignored --nocapture --test-threads 1 \

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Run, Server, Site, has};
+use crate::support::{Altered, Harm, Run, Server, Site, has, tree};
 
 pub(crate) fn usable() -> bool {
     has("apt-get") && has("dpkg-deb") && has("gpgv")
@@ -36,6 +36,7 @@ impl Apt {
         let conf = format!(
             "Dir \"{r}\";\nDir::Etc \"{r}/etc/apt\";\nDir::State \"{r}/var/lib/apt\";\n\
              Dir::State::status \"{r}/var/lib/dpkg/status\";\nDir::Cache \"{r}/var/cache/apt\";\nDir::Log \"{r}/var/log/apt\";\n\
+             Dir::Bin::dpkg \"/usr/bin/dpkg\";\nDPkg::Options {{\"--root={r}\";\"--force-script-chrootless\";}};\n\
              APT::Architecture \"amd64\";\nAPT::Architectures {{\"amd64\";}};\nAPT::Sandbox::User \"root\";\n\
              Acquire::Languages \"none\";\nAcquire::Retries \"0\";\nAcquire::Check-Valid-Until \"true\";\n"
         );
@@ -71,6 +72,29 @@ impl Apt {
 
     pub(crate) fn update(&self) -> Run {
         self.run(&["update", "--error-on=any"])
+    }
+
+    /// Names and versions of what is installed.
+    fn installed(&self) -> Vec<String> {
+        let output = Command::new("dpkg-query")
+            .arg(format!("--admindir={}", self.root.join("var/lib/dpkg").display()))
+            .args(["-W", "-f", "${db:Status-Abbrev}${Package} ${Version}\n"])
+            .output();
+        let out = Run::from(output.expect("runs")).is(0).out;
+        let mut names: Vec<String> =
+            out.lines().filter_map(|line| line.strip_prefix("ii ")).map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+
+    /// Forgets the lists and the packages that were fetched.
+    fn forget(&self) {
+        for directory in ["var/lib/apt/lists", "var/cache/apt"] {
+            std::fs::remove_dir_all(self.root.join(directory)).expect("ours");
+        }
+        for directory in ["var/lib/apt/lists/partial", "var/cache/apt/archives/partial"] {
+            std::fs::create_dir_all(self.root.join(directory)).expect("made");
+        }
     }
 
     fn archives(&self) -> usize {
@@ -117,6 +141,51 @@ fn apt_installs_from_a_snapshot_and_follows_it_both_ways() {
 }
 
 #[test]
+fn apt_installs_the_closure_and_goes_back_with_what_is_installed() {
+    if !usable() {
+        return;
+    }
+    let site = Site::new();
+    site.deb("st-a", "1.0", "st-b (>= 1) | st-z, st-c");
+    site.deb("st-b", "1:2.0-1", "libst");
+    site.deb("st-c", "1", "virtual");
+    site.deb("libst", "0.1~rc1", "");
+    let tree = site.path("tree/st-v");
+    std::fs::create_dir_all(tree.join("DEBIAN")).expect("made");
+    std::fs::write(
+        tree.join("DEBIAN/control"),
+        "Package: st-v\nVersion: 1\nArchitecture: amd64\nMaintainer: Site <site@example.org>\nProvides: virtual\nDescription: v\n",
+    )
+    .expect("writable");
+    let made = Command::new("dpkg-deb").arg("-b").arg(&tree).arg(site.path("debs/st-v_1_amd64.deb")).output();
+    Run::from(made.expect("runs")).is(0);
+    site.deb("st-other", "1", "");
+    let first = site.snapshot();
+    site.deb("st-a", "2.0", "st-b");
+    site.deb("libst", "0.1", "");
+    let second = site.snapshot();
+    let server = site.serve();
+    let apt = Apt::new(&site.path("apt"));
+    let key = site.path("site.gpg");
+    apt.source(&server, &first, &key);
+    apt.update().is(0);
+    apt.run(&["install", "-y", "--no-install-recommends", "st-a"]).is(0);
+    let of_first = ["libst 0.1~rc1", "st-a 1.0", "st-b 1:2.0-1", "st-c 1", "st-v 1"];
+    assert_eq!(apt.installed(), of_first);
+    apt.run(&["check"]).is(0);
+    let preferences = "Package: *\nPin: release o=*\nPin-Priority: 1001\n";
+    std::fs::write(site.path("apt/etc/apt/preferences.d/site"), preferences).expect("writable");
+    let of_second = ["libst 0.1", "st-a 2.0", "st-b 1:2.0-1", "st-c 1", "st-v 1"];
+    for (id, installed) in [(&second, of_second), (&first, of_first), (&second, of_second), (&first, of_first)] {
+        apt.source(&server, id, &key);
+        apt.update().is(0);
+        apt.run(&["dist-upgrade", "-y", "--allow-downgrades"]).is(0);
+        assert_eq!(apt.installed(), installed);
+        apt.run(&["check"]).is(0);
+    }
+}
+
+#[test]
 fn apt_refuses_another_key_and_broken_content() {
     if !usable() {
         return;
@@ -137,11 +206,35 @@ fn apt_refuses_another_key_and_broken_content() {
     site.run(&["keygen", "--out", &site.text("site.sec.asc"), "--public", &site.text("site.asc")]).is(0);
     apt.source(&server, &id, &site.path("site.asc"));
     apt.update().is(0);
-    let package = site.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
-    let content = std::fs::read(&package).expect("there");
-    std::fs::remove_file(&package).expect("ours");
-    std::fs::write(&package, &content[..content.len() - 100]).expect("writable");
-    apt.run(&["install", "-d", "-y", "st-a"]).is(100);
+
+    let dists = site.published(&id).join("deb/debian/dists/bookworm");
+    let index = std::fs::read_dir(dists.join("main/binary-amd64")).expect("there");
+    let mut indices: Vec<_> =
+        index.map(|entry| entry.expect("readable").path()).filter(|path| path.is_file()).collect();
+    let by_hash: Vec<String> =
+        tree(&dists).into_iter().map(|(path, _)| path).filter(|path| path.contains("/by-hash/")).collect();
+    indices.extend(by_hash.iter().map(|path| dists.join(path)));
+    for harm in [Harm::Flipped, Harm::Cut, Harm::Missing] {
+        apt.forget();
+        let altered = Altered::new(dists.join("InRelease"), harm);
+        // Without InRelease apt takes Release and Release.gpg, which are as good.
+        let code = if altered.path.exists() { 100 } else { 0 };
+        apt.update().is(code);
+        drop(altered);
+        apt.forget();
+        let altered: Vec<Altered> = indices.iter().map(|index| Altered::new(index.clone(), harm)).collect();
+        let run = apt.update().is(100);
+        assert!(run.err.contains("dists/bookworm/main/binary-amd64/"), "{}", run.err);
+        drop(altered);
+        apt.forget();
+        apt.update().is(0);
+        let package = site.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
+        let _altered = Altered::new(package, harm);
+        apt.run(&["install", "-y", "st-a"]).is(100);
+        assert!(apt.installed().is_empty() && apt.archives() == 0);
+    }
+    apt.run(&["install", "-y", "st-a"]).is(0);
+    assert_eq!(apt.installed(), ["st-a 1.0"]);
 }
 
 #[test]

@@ -1,16 +1,70 @@
-//! apt refreshes while the channel's pointer flips between two snapshots: every one of them succeeds, because what a
+//! Clients refresh while the channel's pointer flips between two snapshots: every refresh succeeds, because what a
 //! pointer names never changes and never goes away under a client.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apt::{Apt, usable};
-use crate::support::Site;
+use crate::dnf::Dnf;
+use crate::rpm::{self, has_rpm};
+use crate::support::{Server, Site};
 
 /// How long the pointer stays where it is.
 const PAUSE: Duration = Duration::from_millis(30);
 
-fn refresh(count: usize) -> (usize, usize) {
+/// Flips the pointer between two snapshots, `first` and `second` with version 1.0 and 2.0 of something, while `refresh`
+/// is called with the one that the pointer names; it tells the version that the client then sees.
+#[allow(clippy::print_stderr, reason = "the numbers are the result")]
+fn refresh_under_flips(
+    site: &Site,
+    server: &Server,
+    snapshots: [&str; 2],
+    count: usize,
+    refresh: impl Fn(&str) -> Result<String, String>,
+) {
+    let (done, flips) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                let number = flips.fetch_add(1, Ordering::SeqCst);
+                site.run(&["promote", snapshots[(number + 1) % 2], "--channel", "stable"]).is(0);
+                std::thread::sleep(PAUSE.saturating_sub(began.elapsed()));
+            }
+        });
+        let (mut seen, mut failed) = ([0, 0], Vec::new());
+        for _ in 0..count {
+            let body = ureq::get(format!("{}/channel/stable.json", server.url())).call().expect("served");
+            let text = body.into_body().read_to_string().expect("text");
+            let pointer: serde_json::Value = serde_json::from_str(&text).expect("whole");
+            let id = pointer["snapshot"].as_str().expect("an id");
+            let number = snapshots.iter().position(|snapshot| *snapshot == id).expect("one of the two");
+            seen[number] += 1;
+            match refresh(id) {
+                Ok(version) if version == ["1.0", "2.0"][number] => {}
+                Ok(version) => failed.push(format!("{id}: {version}")),
+                Err(why) => failed.push(why),
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+        let flips = flips.load(Ordering::SeqCst);
+        eprintln!("flip: {} of {count} refreshes failed, the pointer flipped {flips} times", failed.len());
+        assert!(failed.is_empty(), "{failed:?}");
+        assert!(seen.iter().all(|count| *count > 0), "both were seen: {seen:?}");
+        assert!(flips > count, "it flipped {flips} times");
+    });
+}
+
+/// How many refreshes there are, unless `name` in the environment says otherwise.
+fn count(name: &str, ordinary: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(ordinary)
+}
+
+#[test]
+fn apt_refreshes_while_the_pointer_flips_never_fail() {
+    if !usable() {
+        return;
+    }
     let site = Site::new();
     for number in 0..20 {
         site.deb(&format!("st-n{number}"), "1.0", "");
@@ -22,45 +76,37 @@ fn refresh(count: usize) -> (usize, usize) {
     let server = site.serve();
     let apt = Apt::new(&site.path("apt"));
     let key = site.path("site.gpg");
-    let (done, flips, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
-                let began = Instant::now();
-                let number = flips.fetch_add(1, Ordering::SeqCst);
-                site.run(&["promote", [&second, &first][number % 2], "--channel", "stable"]).is(0);
-                std::thread::sleep(PAUSE.saturating_sub(began.elapsed()));
-            }
-        });
-        let mut seen = [0, 0];
-        for _ in 0..count {
-            let body = ureq::get(format!("{}/channel/stable.json", server.url())).call().expect("served");
-            let text = body.into_body().read_to_string().expect("text");
-            let pointer: serde_json::Value = serde_json::from_str(&text).expect("whole");
-            let id = pointer["snapshot"].as_str().expect("an id");
-            apt.source(&server, id, &key);
-            let run = apt.update();
-            let candidate = apt.run(&["install", "-s", "st-n0"]).out;
-            let version = if id == first { "1.0" } else { "2.0" };
-            seen[usize::from(id == second)] += 1;
-            if run.code != 0 || !candidate.contains(&format!("st-n0 ({version}")) {
-                failed.fetch_add(1, Ordering::SeqCst);
-            }
+    refresh_under_flips(&site, &server, [&first, &second], count("STACKTIRA_REFRESHES", 60), |id| {
+        apt.source(&server, id, &key);
+        let run = apt.update();
+        if run.code != 0 {
+            return Err(run.err);
         }
-        done.store(true, Ordering::SeqCst);
-        assert!(seen.iter().all(|count| *count > 0), "both were seen: {seen:?}");
+        let simulated = apt.run(&["install", "-s", "st-n0"]).out;
+        let (_, rest) = simulated.split_once("Inst st-n0 (").ok_or(simulated.clone())?;
+        Ok(rest.split(' ').next().unwrap_or_default().to_owned())
     });
-    (failed.into_inner(), flips.into_inner())
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "the numbers are the result")]
-fn refreshes_while_the_pointer_flips_never_fail() {
-    if !usable() {
+fn dnf_refreshes_while_the_pointer_flips_never_fail() {
+    if !has_rpm() {
         return;
     }
-    let count = std::env::var("STACKTIRA_REFRESHES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
-    let (failed, flips) = refresh(count);
-    eprintln!("flip: {failed} of {count} refreshes failed, the pointer flipped {flips} times");
-    assert_eq!(failed, 0);
+    let site = rpm::site();
+    for number in 0..3 {
+        rpm::rpm(&site, &format!("st-n{number}"), "1.0", "", &format!("/etc/st-n{number}"));
+    }
+    let first = site.snapshot();
+    rpm::rpm(&site, "st-n0", "2.0", "", "/etc/st-n0");
+    let second = site.snapshot();
+    site.run(&["promote", &first, "--channel", "stable"]).is(0);
+    let server = site.serve();
+    let key = site.text("site.asc");
+    let dnf = Dnf::new(&site, "dnf", "http://127.0.0.1:1", &key);
+    refresh_under_flips(&site, &server, [&first, &second], count("STACKTIRA_DNF_REFRESHES", 25), |id| {
+        dnf.source(&format!("{}/snap/{id}/rpm/own", server.url()), &key, "gpgcheck=0");
+        let run = dnf.refresh();
+        if run.code == 0 { Ok(dnf.candidate("st-n0")) } else { Err(run.err) }
+    });
 }

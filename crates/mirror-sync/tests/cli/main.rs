@@ -1,10 +1,11 @@
-//! The real binary against real clients: apt, gpgv, git and libgit2.
+//! The real binary against real clients: apt, dnf, gpgv, git and libgit2.
 
 mod airgap;
 mod apply;
 mod apt;
 mod convert;
 mod crash;
+mod dnf;
 mod flip;
 mod git;
 mod http;

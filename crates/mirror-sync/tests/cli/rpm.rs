@@ -1,15 +1,16 @@
 //! RPM packages: real rpmbuild, createrepo_c and dnf, and upstreams that are broken.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use test_support::upstream::{Fault, Upstream};
 
+use crate::dnf::Dnf;
 use crate::support::{Run, Site, has};
 use crate::upstream::{gzip, sha256, sign};
 
-fn run(program: &str, arguments: &[&str], home: &Path) -> Run {
+pub(crate) fn run(program: &str, arguments: &[&str], home: &Path) -> Run {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").expect("a PATH")).env("HOME", home).env("LC_ALL", "C");
     Run::from(command.args(arguments).output().expect("runs"))
@@ -87,50 +88,6 @@ fn primary(repository: &Path) -> BTreeMap<String, Vec<String>> {
     packages
 }
 
-struct Dnf {
-    root: PathBuf,
-}
-
-impl Dnf {
-    fn new(site: &Site, name: &str, url: &str, key: &str) -> Dnf {
-        let root = site.path(name);
-        for directory in ["repos", "cache", "persist", "log", "vars", "plugins", "root"] {
-            std::fs::create_dir_all(root.join(directory)).expect("made");
-        }
-        let r = root.display();
-        std::fs::write(
-            root.join("dnf.conf"),
-            format!(
-                "[main]\nreposdir={r}/repos\ncachedir={r}/cache\npersistdir={r}/persist\nlogdir={r}/log\nvarsdir={r}/vars\n\
-                 pluginconfpath={r}/plugins\nplugins=0\nretries=1\ntimeout=10\nzchunk=0\n"
-            ),
-        )
-        .expect("writable");
-        std::fs::write(
-            root.join("repos/site.repo"),
-            format!("[site]\nname=site\nbaseurl={url}\nrepo_gpgcheck=1\ngpgcheck=0\ngpgkey=file://{key}\n"),
-        )
-        .expect("writable");
-        Dnf { root }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        let conf = self.root.join("dnf.conf").to_string_lossy().into_owned();
-        let install = format!("--installroot={}", self.root.join("root").display());
-        let mut all = vec!["-c", &conf, &install, "--releasever=9", "--forcearch=x86_64", "-y", "-q"];
-        all.extend(["--setopt=install_weak_deps=0", "--setopt=tsflags=nodocs"]);
-        all.extend(arguments);
-        run("dnf", &all, &self.root)
-    }
-}
-
-impl Drop for Dnf {
-    fn drop(&mut self) {
-        // dnf leaves an agent for each key directory; it ends when its directory is gone.
-        let _ = std::fs::remove_dir_all(self.root.join("cache"));
-    }
-}
-
 #[test]
 fn dnf_installs_from_a_directory_and_from_mirrors_of_it() {
     if !has_rpm() {
@@ -168,8 +125,10 @@ fn dnf_installs_from_a_directory_and_from_mirrors_of_it() {
     let url = format!("{}/snap/{id}/rpm/own", server.url());
     let dnf = Dnf::new(&site, "dnf", &url, &site.text("site.asc"));
     dnf.run(&["install", "st-app"]).is(0);
-    let installed = run("rpm", &["--root", &dnf.root.join("root").to_string_lossy(), "-qa"], &dnf.root).is(0);
-    assert_eq!(installed.out.lines().count(), 4, "{}", installed.out);
+    let names: Vec<String> = dnf.installed();
+    assert_eq!(names, ["st-app-1.0-1", "st-lib-2.5-1", "st-sh-1.0-1", "st-tool-1.0-1"]);
+    dnf.rpm(&["-V", "st-app", "st-lib", "st-sh", "st-tool"]).is(0);
+    dnf.run(&["check"]).is(0);
     site.run(&["keygen", "--out", &site.text("no.sec.asc"), "--public", &site.text("no.asc")]).is(0);
     Dnf::new(&site, "dnf-no", &url, &site.text("no.asc")).run(&["makecache"]).is(1);
 

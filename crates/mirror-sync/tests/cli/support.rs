@@ -207,6 +207,46 @@ impl Drop for Server {
     }
 }
 
+/// What is done to a published file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Harm {
+    /// One bit is another, the length is the same.
+    Flipped,
+    /// The end is missing.
+    Cut,
+    /// The file is not there.
+    Missing,
+}
+
+/// Does harm to a published file, and makes it good again when it is dropped.
+pub(crate) struct Altered {
+    pub(crate) path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Altered {
+    pub(crate) fn new(path: PathBuf, harm: Harm) -> Altered {
+        let content = std::fs::read(&path).expect("there");
+        // Its name goes, not its content: the store has that under another name.
+        std::fs::remove_file(&path).expect("ours");
+        let mut other = content.clone();
+        match harm {
+            Harm::Flipped => other[content.len() / 2] ^= 1,
+            Harm::Cut => other.truncate(content.len() - 100),
+            Harm::Missing => return Altered { path, content },
+        }
+        std::fs::write(&path, other).expect("writable");
+        Altered { path, content }
+    }
+}
+
+impl Drop for Altered {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        std::fs::write(&self.path, &self.content).expect("writable");
+    }
+}
+
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
