@@ -265,11 +265,7 @@ impl Try<'_> {
             }
             let pack = self.known.and_then(|known| known.pack(target.oid));
             let got = match (pack, self.mirror()) {
-                (Some(pack), Some(url)) => {
-                    let fetch = || fleet::fetch_pack(self.setup.client, url, pack, self.deadline, &shelf);
-                    // A connection that was kept open may be closed by the time it is used again.
-                    fetch().or_else(|_| fetch())
-                }
+                (Some(pack), Some(url)) => fleet::fetch_pack(self.setup.client, url, pack, self.deadline, &shelf),
                 _ => Ok(None),
             };
             match got {

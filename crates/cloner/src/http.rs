@@ -10,6 +10,7 @@
 //! never from https to http and never to another protocol.
 
 mod answer;
+mod reuse;
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write as _};
@@ -20,7 +21,7 @@ use base64::Engine as _;
 use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 
 use crate::credential::{Keyring, Login};
 use crate::fault::{Cause, Fault};
@@ -34,6 +35,8 @@ use answer::{check_status, check_type, read_fault, read_greeting, redirected, tr
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence within a transfer.
 const STALL: Duration = Duration::from_secs(30);
+/// Bytes that a connection takes or gives at once.
+const BUFFER: usize = 64 << 10;
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 4;
 /// Largest list of refs that is read.
@@ -103,13 +106,16 @@ impl Client {
             .timeout_resolve(Some(CONNECT))
             .timeout_per_read(Some(STALL))
             .timeout_per_write(Some(STALL))
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
             .max_idle_connections(connections)
             .max_idle_connections_per_host(connections)
             .tls_config(TlsConfig::builder().root_certs(roots()?).build())
             // Some forges choose the smart protocol by this prefix.
             .user_agent(concat!("git/2 cloner/", env!("CARGO_PKG_VERSION")))
             .build();
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Names::default());
+        let agent =
+            ureq::Agent::with_parts(config, reuse::Counting.chain(DefaultConnector::default()), Names::default());
         let shared = Shared { agent, keyring, old: Mutex::default() };
         Ok(Self(Arc::new(shared)))
     }
@@ -300,7 +306,9 @@ impl Session {
         let known = shared.keyring.known(server);
         let call = |login: Option<&Login>| {
             let header = login.map(basic);
-            request(header.as_deref(), self.left()?).map_err(|err| transfer_fault(server, &err))
+            self.left()?;
+            let left = || self.0.deadline.saturating_duration_since(Instant::now());
+            reuse::send(|| request(header.as_deref(), left())).map_err(|err| transfer_fault(server, &err))
         };
         let response = call(known.as_ref())?;
         // Helpers are asked about the server that the manifest names, not about one that it redirects to.
