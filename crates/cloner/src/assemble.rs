@@ -101,8 +101,13 @@ fn join(top: &mut Staged, children: Vec<Child>) -> Result<(), Fault> {
         }
     }
     let read = |directory: &Path| GitDir::read_at(directory).map_err(|why| Fault::new(Cause::Disk, why));
+    let mut directories = top.record.directories.take();
     for child in children {
         let record = child.staged.record;
+        directories = directories.zip(record.directories).map(|(mut all, more)| {
+            all.extend(more.into_iter().map(|directory| directory.under(&child.path)));
+            all
+        });
         top.record.entries.extend(record.entries.into_iter().map(|entry| entry.under(&child.path)));
         top.record.submodules.push(Placed {
             path: child.path.display().to_string(),
@@ -115,6 +120,8 @@ fn join(top: &mut Staged, children: Vec<Child>) -> Result<(), Fault> {
         top.record.git = Some(read(&git)?);
     }
     tree::sort(&mut top.record.entries);
+    // What was brought into them has changed them.
+    top.record.directories = directories.and_then(|directories| tree::look_again(&tree, directories));
     Ok(())
 }
 

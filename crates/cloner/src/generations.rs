@@ -187,8 +187,9 @@ impl Generations {
                 continue;
             }
             tree::make_dirs(&trees, record.dest.parent().unwrap_or(Path::new(""))).map_err(disk(&to))?;
-            let entries = tree::share(&from, &to, &record.entries).map_err(disk(&to))?;
-            new.write(&Record { entries, ..record }).map_err(disk(&records))?;
+            let directories = record.directories.clone();
+            let (entries, directories) = tree::share(&from, &to, &record.entries, directories).map_err(disk(&to))?;
+            new.write(&Record { entries, directories, ..record }).map_err(disk(&records))?;
         }
         base.flush().map_err(disk(&next))?;
         if let Some(hook) = hook {

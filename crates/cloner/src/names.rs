@@ -1,12 +1,15 @@
 //! Addresses of hosts, looked up once in a while and not for each request.
 //!
 //! The HTTP client looks a name up for each request, also for one that an open connection serves, and in a thread of its
-//! own, so that the time limit holds: for small answers that is a good part of the whole work.
+//! own, so that the time limit holds: for small answers that is a good part of the whole work. A host that is given as
+//! an address needs no look.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ureq::config::IpFamily;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
@@ -32,6 +35,13 @@ impl Resolver for Names {
         let Some(host) = place.and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority)) else {
             return self.inner.resolve(uri, config, timeout);
         };
+        if let Ok(address) = host.parse::<SocketAddr>()
+            && config.ip_family() == IpFamily::Any
+        {
+            let mut addresses = self.empty();
+            addresses.push(address);
+            return Ok(addresses);
+        }
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, addresses)) = known().get(&host)
             && at.elapsed() < KEPT
@@ -61,11 +71,16 @@ mod tests {
             };
             resolver.resolve(&url.parse().expect("a URL"), &config, timeout).map(|addresses| addresses.to_vec())
         };
-        let first = ask("http://127.0.0.1:81/a").expect("an address");
-        assert_eq!(ask("http://127.0.0.1:81/b").expect("known"), first);
-        assert_ne!(ask("http://127.0.0.1:82/a").expect("an address"), first);
+        let first = ask("http://localhost:81/a").expect("an address");
+        assert_eq!(ask("http://localhost:81/b").expect("known"), first);
+        assert_ne!(ask("http://localhost:82/a").expect("an address"), first);
         assert!(ask("http://name.invalid/").is_err());
+        for (url, address) in
+            [("http://192.0.2.1/a", "192.0.2.1:80"), ("https://[2001:db8::1]:81/a", "[2001:db8::1]:81")]
+        {
+            assert_eq!(ask(url).expect("it is one"), [address.parse().expect("an address")]);
+        }
         let known = resolver.known.lock().expect("free");
-        assert_eq!(known.keys().collect::<Vec<_>>(), ["127.0.0.1:81", "127.0.0.1:82"]);
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["localhost:81", "localhost:82"]);
     }
 }

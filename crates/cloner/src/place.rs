@@ -18,9 +18,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::time::ClockId;
 use toolkit::atomic::sync_dir;
 
 use crate::dest;
@@ -114,9 +115,17 @@ impl Site {
         }
     }
 
-    /// Writes everything staged to the disk, before anything refers to it.
+    /// Writes everything staged to the disk, before anything refers to it. What changes afterwards has later times than
+    /// what was recorded, on which [`tree::is_untouched`](crate::tree::is_untouched) relies.
     pub(crate) fn flush(&self) -> io::Result<()> {
-        Ok(nix::unistd::syncfs(File::open(&self.state)?)?)
+        // File systems take their times from this clock, which moves every few milliseconds.
+        let clock = || ClockId::CLOCK_REALTIME_COARSE.now();
+        let begun = clock()?;
+        nix::unistd::syncfs(File::open(&self.state)?)?;
+        while clock()? == begun {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Makes ready for a staged tree to be moved to its place: looks at what is there and announces what will be.

@@ -15,7 +15,7 @@ use toolkit::hex;
 
 use crate::cli::Mode;
 use crate::git::Target;
-use crate::tree::{self, Depth, Entry};
+use crate::tree::{self, Depth, Directory, Entry};
 
 const VERSION: u32 = 1;
 
@@ -49,6 +49,9 @@ pub(crate) struct Record {
     /// Whether it has submodules that were left empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) left_out: bool,
+    /// The directories of the tree; none if each has to be listed to know what is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directories: Option<Vec<Directory>>,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -99,7 +102,8 @@ impl Record {
 
     /// Returns what differs from this record at `place`.
     pub(crate) fn changes(&self, place: &Path, depth: Depth) -> io::Result<Vec<String>> {
-        let mut found = tree::changes(place, &self.entries, depth)?;
+        let untouched = depth == Depth::Stat && self.is_untouched(place);
+        let mut found = if untouched { Vec::new() } else { tree::changes(place, &self.entries, depth)? };
         if let Some(recorded) = &self.git {
             match GitDir::read(place) {
                 Ok(now) => found.extend(recorded.changes(&now)),
@@ -118,6 +122,12 @@ impl Record {
             }
         }
         Ok(found)
+    }
+
+    /// Whether it is sure that the files at `place` are as recorded; if not they may still be.
+    fn is_untouched(&self, place: &Path) -> bool {
+        let directories = self.directories.as_ref();
+        directories.is_some_and(|directories| tree::is_untouched(place, &self.entries, directories))
     }
 
     /// Whether the tree has its submodules, or has them not, as is `wanted`.

@@ -123,6 +123,7 @@ impl Job<'_> {
             git,
             submodules: Vec::new(),
             left_out: !self.repo.submodules && !written.submodules.is_empty(),
+            directories: written.directories,
             entries: written.entries,
         };
         Ok(Attempt::Staged(Box::new(Staged { directory: self.staging.clone(), record, submodules })))

@@ -5,6 +5,7 @@
 //! by its name. What is bounded: how deep submodules have submodules, and how many there are below one
 //! repository of the manifest; a repository that comes again below itself through another is refused.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,7 +134,7 @@ fn read(repository: &Repository, tree: &Tree<'_>) -> Result<Vec<Section>, String
 
 /// Judges all that is said, whether or not the tree has it: who writes such things means no good.
 fn judge(sections: &[Section], written: &Written) -> Result<(), String> {
-    let links: HashSet<PathBuf> =
+    let links: HashSet<Cow<'_, Path>> =
         written.entries.iter().filter(|entry| entry.is_link()).map(crate::tree::Entry::path).collect();
     for section in sections {
         let refuse = |why: &str| Err(format!("'{}' {why}", section.name.escape_debug()));
@@ -188,7 +189,7 @@ mod tests {
 
     #[test]
     fn names_and_paths_are_judged() {
-        let nothing = Written { entries: Vec::new(), submodules: Vec::new() };
+        let nothing = Written { entries: Vec::new(), directories: None, submodules: Vec::new() };
         let judge = |sections: &[Section]| judge(sections, &nothing);
         assert!(judge(&[section("a", "lib/a"), section("a.b", "lib/ab"), section("x/y", "z")]).is_ok());
         for name in ["", "..", "../x", "a/../b", "/a", "a/", "a//b", ".", "-x", "a\\b", "a\nb", ".git", "a/.GIT/b"] {

@@ -8,9 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use git2::{ObjectType, Oid};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
 use super::walk::MAX_DEPTH;
-use super::{Entry, Stat, escape};
+use super::{Directory, Entry, Stat, escape, plain};
 
 /// How thoroughly a tree is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub(crate) fn changes(root: &Path, recorded: &[Entry], depth: Depth) -> io::Resu
                 let same_stat = depth == Depth::Stat && entry.stat == Stat::of(meta);
                 if entry.mode != meta.mode() {
                     found.push(format!("{name} has another mode"));
-                } else if !same_stat && (entry.stat.size != meta.len() || entry.oid != hash(path, meta)?.to_string()) {
+                } else if !same_stat && (entry.stat.size != meta.len() || entry.oid != hash(path, meta)?) {
                     found.push(format!("{name} is changed"));
                 }
             }
@@ -46,6 +48,62 @@ pub(crate) fn changes(root: &Path, recorded: &[Entry], depth: Depth) -> io::Resu
     let gone = recorded.iter().zip(&seen).filter(|(_, seen)| !**seen);
     found.extend(gone.map(|(entry, _)| format!("{} is gone", entry.path)));
     Ok(found)
+}
+
+/// Whether it is sure that nothing has changed, without listing more than `root` itself: each directory and file is as
+/// it was recorded. If not, [`changes`] has to say.
+///
+/// A directory's times change with each name that comes to it or goes. Those of `root` do not count, as moving it to
+/// its place changed them.
+pub(crate) fn is_untouched(root: &Path, entries: &[Entry], directories: &[Directory]) -> bool {
+    let look = || -> io::Result<bool> {
+        let mut empty = true;
+        for found in fs::read_dir(root)? {
+            let (found, name) = found.map(|found| (found.file_type(), found.file_name()))?;
+            if name == OsStr::new(".git") {
+                continue;
+            }
+            let name = escape(Path::new(&name));
+            let known = if found?.is_dir() {
+                directories.binary_search_by(|directory| directory.path.as_str().cmp(&name)).is_ok()
+            } else {
+                entries.binary_search_by(|entry| entry.path.as_str().cmp(&name)).is_ok()
+            };
+            if !known {
+                return Ok(false);
+            }
+            empty = false;
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let root = openat(AT_FDCWD, root, flags, Mode::empty())?;
+        let stat = |path: &str| fstatat(&root, &*plain(path), AtFlags::AT_SYMLINK_NOFOLLOW);
+        for directory in directories {
+            let now = stat(&directory.path)?;
+            if SFlag::from_bits_truncate(now.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR || directory.stat != times(&now)
+            {
+                return Ok(false);
+            }
+        }
+        for entry in entries {
+            let now = stat(&entry.path)?;
+            if entry.mode != now.st_mode || entry.stat != times(&now) {
+                return Ok(false);
+            }
+        }
+        Ok(!empty)
+    };
+    look().unwrap_or(false)
+}
+
+fn times(now: &FileStat) -> Stat {
+    Stat {
+        size: now.st_size.cast_unsigned(),
+        mtime: now.st_mtime,
+        mtime_ns: now.st_mtime_nsec,
+        ctime: now.st_ctime,
+        ctime_ns: now.st_ctime_nsec,
+        inode: now.st_ino,
+    }
 }
 
 type Visitor<'a> = dyn FnMut(&Path, &Path, &fs::Metadata) -> io::Result<()> + 'a;
@@ -130,6 +188,80 @@ mod tests {
         let mut found = changes(root, &recorded, Depth::Stat).expect("read");
         found.sort();
         assert_eq!(found, ["a is changed", "c is gone", "d/b has another mode", "d/new is new"]);
+    }
+
+    /// Waits until what is written has later times than what was.
+    fn tick() {
+        let clock = || nix::time::ClockId::CLOCK_REALTIME_COARSE.now().expect("a clock");
+        let begun = clock();
+        while clock() == begun {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn whatever_changes_a_tree_is_seen_without_listing_its_directories() {
+        let make = || {
+            let scratch = tempfile::tempdir().expect("scratch");
+            let root = scratch.path().join("tree");
+            fs::create_dir_all(root.join("d/e")).expect("made");
+            fs::create_dir(root.join("empty")).expect("made");
+            for name in ["a", "d/b", "d/e/c", "d/50% é"] {
+                fs::write(root.join(name), "1").expect("written");
+            }
+            let entries = scan(&root).expect("listed");
+            let new = |path: &str| Directory { path: path.to_owned(), stat: Stat::NONE };
+            let directories = super::super::look_again(&root, ["empty", "d", "d/e"].map(new).to_vec());
+            tick();
+            // As placing does.
+            fs::rename(&root, scratch.path().join("place")).expect("moved");
+            (scratch, entries, directories.expect("this file system tells times finely"))
+        };
+        let untouched = |change: &dyn Fn(&Path)| {
+            let (scratch, entries, directories) = make();
+            let place = scratch.path().join("place");
+            change(&place);
+            let sure = is_untouched(&place, &entries, &directories);
+            let same = changes(&place, &entries, Depth::Content).expect("read").is_empty();
+            (sure, same)
+        };
+        assert_eq!(untouched(&|_| ()), (true, true));
+        assert_eq!(untouched(&|place| fs::create_dir(place.join(".git")).expect("made")), (true, true));
+        let changed: [(&str, &dyn Fn(&Path)); 11] = [
+            ("a new file", &|place| fs::write(place.join("new"), "").expect("written")),
+            ("one in a directory", &|place| fs::write(place.join("d/new"), "").expect("written")),
+            ("one in an empty one", &|place| fs::write(place.join("empty/new"), "").expect("written")),
+            ("one in a new one", &|place| {
+                fs::create_dir(place.join("n")).and_then(|()| fs::write(place.join("n/new"), "")).expect("written");
+            }),
+            ("other content of the same length", &|place| fs::write(place.join("d/e/c"), "2").expect("written")),
+            ("a file less", &|place| fs::remove_file(place.join("d/e/c")).expect("removed")),
+            ("none at all", &|place| {
+                fs::remove_dir_all(place).and_then(|()| fs::create_dir(place)).expect("emptied");
+            }),
+            ("another mode", &|place| {
+                fs::set_permissions(place.join("d/b"), fs::Permissions::from_mode(0o755)).expect("changed");
+            }),
+            ("two files exchanged", &|place| {
+                fs::write(place.join("a"), "2").expect("written");
+                for (from, to) in [("a", "x"), ("d/b", "a"), ("x", "d/b")] {
+                    fs::rename(place.join(from), place.join(to)).expect("moved");
+                }
+            }),
+            ("a link instead of a directory", &|place| {
+                fs::rename(place.join("d/e"), place.join("../e")).expect("moved");
+                std::os::unix::fs::symlink("../../e", place.join("d/e")).expect("linked");
+            }),
+            ("a file instead of a directory", &|place| {
+                fs::remove_dir(place.join("empty")).and_then(|()| fs::write(place.join("empty"), "")).expect("written");
+            }),
+        ];
+        for (what, change) in changed {
+            assert_eq!(untouched(change), (false, false), "{what}");
+        }
+        // What is no change to the commit may be looked at closely, with the same result.
+        assert_eq!(untouched(&|place| fs::write(place.join("a"), "1").expect("written")), (false, true));
+        assert_eq!(untouched(&|place| fs::create_dir(place.join("d/none")).expect("made")), (false, true));
     }
 
     #[test]

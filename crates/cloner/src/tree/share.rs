@@ -5,19 +5,28 @@ use std::io;
 use std::path::Path;
 
 use super::walk::MAX_DEPTH;
-use super::{Entry, Stat, make_dir};
+use super::{Directory, Entry, Stat, look_again, make_dir};
 
 /// Makes `to` the same tree as `from`, of the same files: each is linked, or copied where that cannot be
-/// or where git writes into it. Returns `recorded` as it is to be for `to`.
-pub(crate) fn share(from: &Path, to: &Path, recorded: &[Entry]) -> io::Result<Vec<Entry>> {
+/// or where git writes into it. Returns `recorded` and `directories` as they are to be for `to`.
+pub(crate) fn share(
+    from: &Path,
+    to: &Path,
+    recorded: &[Entry],
+    directories: Option<Vec<Directory>>,
+) -> io::Result<(Vec<Entry>, Option<Vec<Directory>>)> {
     // Linking changes a file's times, so it is looked at before.
     let before: Vec<Option<Stat>> = recorded.iter().map(|entry| entry.stat_in(from)).collect();
     share_dir(from, to, 0, Sharing::Link)?;
+    // What somebody has put into a directory is in the new one too, and has to be found there.
+    let as_recorded = |directory: &Directory| directory.stat_in(from) == Some(directory.stat);
+    let directories = directories.filter(|directories| directories.iter().all(as_recorded));
+    let directories = directories.and_then(|directories| look_again(to, directories));
     let entries = recorded.iter().zip(before).map(|(entry, before)| {
         let now = entry.stat_in(to).filter(|_| before == Some(entry.stat));
         Entry { stat: now.unwrap_or(entry.stat), ..entry.clone() }
     });
-    Ok(entries.collect())
+    Ok((entries.collect(), directories))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
