@@ -104,6 +104,13 @@ impl Record {
     pub(crate) fn changes(&self, place: &Path, depth: Depth) -> io::Result<Vec<String>> {
         let untouched = depth == Depth::Stat && self.is_untouched(place);
         let mut found = if untouched { Vec::new() } else { tree::changes(place, &self.entries, depth)? };
+        found.extend(self.git_changes(place));
+        Ok(found)
+    }
+
+    /// Returns what differs in the git directories at `place`.
+    fn git_changes(&self, place: &Path) -> Vec<String> {
+        let mut found = Vec::new();
         if let Some(recorded) = &self.git {
             match GitDir::read(place) {
                 Ok(now) => found.extend(recorded.changes(&now)),
@@ -121,7 +128,7 @@ impl Record {
                 Err(err) => found.push(format!(".git/{} cannot be read ({err})", directory.display())),
             }
         }
-        Ok(found)
+        found
     }
 
     /// Whether it is sure that the files at `place` are as recorded; if not they may still be.
@@ -260,6 +267,15 @@ impl Records {
     /// Looks at the place of `dest` below `root`.
     pub(crate) fn look(&self, root: &Path, dest: &Path, depth: Depth) -> io::Result<Occupied> {
         let place = root.join(dest);
+        // A run that was stopped while placing leaves both; the newer one is tried first.
+        let mut records = Vec::new();
+        for extension in ["next", "json"] {
+            let Some(record) = self.read(dest, extension)? else { continue };
+            if depth == Depth::Stat && record.is_untouched(&place) && record.git_changes(&place).is_empty() {
+                return Ok(Occupied::Clean(Box::new(record)));
+            }
+            records.push(record);
+        }
         match fs::read_dir(&place) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Occupied::No),
             Err(err) => return Err(err),
@@ -272,10 +288,8 @@ impl Records {
                 }
             }
         }
-        // A run that was stopped while placing leaves both; the newer one is tried first.
         let mut changed = None;
-        for extension in ["next", "json"] {
-            let Some(record) = self.read(dest, extension)? else { continue };
+        for record in records {
             let changes = record.changes(&place, depth)?;
             if changes.is_empty() {
                 return Ok(Occupied::Clean(Box::new(record)));

@@ -190,6 +190,8 @@ mod tests {
         assert_eq!(found, ["a is changed", "c is gone", "d/b has another mode", "d/new is new"]);
     }
 
+    type Change<'a> = &'a dyn Fn(&Path);
+
     /// Waits until what is written has later times than what was.
     fn tick() {
         let clock = || nix::time::ClockId::CLOCK_REALTIME_COARSE.now().expect("a clock");
@@ -217,7 +219,7 @@ mod tests {
             fs::rename(&root, scratch.path().join("place")).expect("moved");
             (scratch, entries, directories.expect("this file system tells times finely"))
         };
-        let untouched = |change: &dyn Fn(&Path)| {
+        let untouched = |change: Change<'_>| {
             let (scratch, entries, directories) = make();
             let place = scratch.path().join("place");
             change(&place);
@@ -227,7 +229,7 @@ mod tests {
         };
         assert_eq!(untouched(&|_| ()), (true, true));
         assert_eq!(untouched(&|place| fs::create_dir(place.join(".git")).expect("made")), (true, true));
-        let changed: [(&str, &dyn Fn(&Path)); 11] = [
+        let changed: [(&str, Change<'_>); 11] = [
             ("a new file", &|place| fs::write(place.join("new"), "").expect("written")),
             ("one in a directory", &|place| fs::write(place.join("d/new"), "").expect("written")),
             ("one in an empty one", &|place| fs::write(place.join("empty/new"), "").expect("written")),
