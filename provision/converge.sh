@@ -8,6 +8,8 @@ here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 script=converge
 # shellcheck source=lib.sh
 . "$here/lib.sh"
+# shellcheck source=lib/packages.sh
+. "$here/lib/packages.sh"
 
 case ${1:-} in
     '') ;;
@@ -95,7 +97,11 @@ if [ -n "$mirror" ] && [ "$(family)" = debian ]; then
         mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
     fi
     # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
-    case $code in 0) ;; 69) log "warning: the mirror cannot be asked; going on with what is here" ;; *) fail "mirror-sync apply" $code ;; esac
+    case $code in
+        0) packages_follow "$(snapshot_id)" || fail "going back to the snapshot's packages" $? ;;
+        69) log "warning: the mirror cannot be asked; going on with what is here" ;;
+        *) fail "mirror-sync apply" $code ;;
+    esac
     dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
 fi
 

@@ -8,17 +8,22 @@ repo=$(cd "$here/../.." && pwd)
 . "$here/../lib/tap.sh"
 # shellcheck source=../lib/cluster.sh
 . "$here/../lib/cluster.sh"
+# shellcheck source=../lib/rollout.sh
+. "$here/../lib/rollout.sh"
 
 missing=$("$stk" doctor 2>&1) || skip_all "the local environment cannot run here: $(printf '%s' "$missing" | tr '\n' ' ')"
-trap 'cleanup' EXIT
+trap 'code=$?; probe_clean; cleanup $code' EXIT
 before_host=$(host_snapshot)
 nodes="build1 infra1 infra2 infra3 proxy1 control1 hyper1"
 
 # --- one command brings it up -------------------------------------------------------------------------
+probe_package st-probe-data 1
+probe_package st-probe 1 "st-probe-data (= 1)"
 ok "up: seven nodes, and a token through the proxy asked from hyper1" "$stk" up
 note "$tap_output"
 says "the token is 201" '192\.168\.242\.41:5000, asked from hyper1: 201'
 watch_puppet
+ok "data name a package for every node" node infra1 consul-kv put hiera/common/stacktira::profile::base::packages '{"st-probe": "latest"}'
 
 # --- members, no Internet, one signed source, modules by git ------------------------------------------
 is "seven members are alive" "$(node infra1 consul members | grep -c alive)" 7
@@ -37,9 +42,17 @@ ok "a wrong key is refused by apt" node infra2 sh -c '
     sed "s|^Signed-By: .*|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg|" /etc/apt/sources.list.d/stacktira.sources >/tmp/a/wrong.sources
     ! apt-get -q -o Dir::Etc::SourceList=/tmp/a/wrong.sources -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=/tmp/a/lists -o APT::Update::Error-Mode=any update'
 
-# --- a second run changes nothing ---------------------------------------------------------------------
+# --- a second run changes nothing, though the source has something new --------------------------------
+for n in $nodes; do ok "$n has the package" within 300 probe_is "$n" 1; done
 for n in $nodes; do settle "$n"; done
+first=$(channel_now)
+probe_package st-probe-data 2
+probe_package st-probe 2 "st-probe-data (= 2)"
+ok "a new version is taken in" new_snapshot
+second=$(printf '%s\n' "$tap_output" | tail -n 1)
+is "as another snapshot, to which the channel does not point" "$(channel_now) $([ "$second" != "$first" ] && echo another)" "$first another"
 for n in $nodes; do fails_with 0 "$n: a second run has nothing to do" "$stk" kick --wait "$n"; done
+for n in $nodes; do is "$n is as it was" "$(snapshot_of "$n") $(probe_on "$n")" "$first ii1"; done
 
 # --- one value in Consul changes a file on every node -------------------------------------------------
 start=$SECONDS
@@ -74,6 +87,36 @@ start=$SECONDS
 ok "drop it" node infra2 consul services deregister -id=stktest
 ok "HAProxy has dropped it within 30 s" within 30 haproxy_lacks 'listen stktest'
 note "after $((SECONDS - start)) s"
+
+# --- the new version goes out in stages, and a broken one comes back by itself -------------------------
+start=$SECONDS
+plan=$(rollout "$second" --dry-run)
+is "three stages, hyper1 first" "$(printf '%s\n' "$plan" | sed -n 1p), $(printf '%s\n' "$plan" | wc -l) stages" "canary hyper1, 3 stages"
+ok "the new version is rolled out" rollout "$second"
+note "in $((SECONDS - start)) s"
+is "the channel points at it" "$(channel_now)" "$second"
+ok "hyper1 had it first, then half of the others, then all" rollout_in_order 2
+for n in $nodes; do ok "$n has the new version" within 60 probe_is "$n" 2; done
+for n in $nodes; do settle "$n"; done
+probe_package st-probe-data 3
+probe_package st-probe 3 "st-probe-data (= 3)" 'echo "does not work here" >&2; exit 1' postinst
+ok "a version that does not work is taken in" new_snapshot
+third=$(printf '%s\n' "$tap_output" | tail -n 1)
+start=$SECONDS
+fails_with 1 "it stops at the canary, and goes back" rollout "$third"
+says "because of it" "went back: a run with the snapshot failed on hyper1"
+ok "hyper1 has what it had before, by itself" within 300 probe_is hyper1 2
+note "after $((SECONDS - start)) s"
+ok "also of what came along with it" probe_is hyper1 2 st-probe-data
+is "dpkg finds nothing amiss" "$(node hyper1 dpkg --audit)" ""
+is "apt has the lists of one snapshot" "$(find "$test_state/hyper1/root/var/lib/apt/lists" -name '*_snap_*' | sed 's/.*_snap_//; s/_.*//' | sort -u)" "$second"
+settle hyper1
+fails_with 0 "a run has nothing to do" "$stk" kick --wait hyper1
+for n in $nodes; do
+    is "$n is with the others, and had what it should" "$(snapshot_of "$n") $(published_mirror "$n") $(probe_ever "$n")" \
+        "$second $second 1 2$([ "$n" != hyper1 ] || echo ' 3 2')"
+done
+is "the channel points where it did" "$(channel_now)" "$second"
 
 # --- faults -------------------------------------------------------------------------------------------
 leader=$(leader_node)

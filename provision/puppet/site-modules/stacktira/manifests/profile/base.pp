@@ -1,12 +1,14 @@
-# @summary What every node has: its watches, its facts for scripts, and words for who logs in.
+# @summary What every node has: its watches, its facts for scripts, words for who logs in, and the packages that data name.
 #
 # @param motd text of /etc/motd
 # @param watches changes in Consul that ask for a run, by name: the options of `consul-watch-handler`
 # @param max_wait after how long the watches look again though Consul told of no change
+# @param packages further packages, as `name: ensure`: `latest` is the newest of the snapshot that the node uses
 class stacktira::profile::base (
   String $motd,
   Hash[String, Hash[String, Variant[String, Boolean, Array[String]]]] $watches,
   Pattern[/\A[0-9]+(ms|s|m)\z/] $max_wait = '30s',
+  Hash[String[1], String[1]] $packages = {},
 ) {
   include stacktira
 
@@ -33,6 +35,12 @@ class stacktira::profile::base (
     ensure  => running,
     enable  => true,
     restart => '/bin/systemctl reload stacktira-watch',
+  }
+
+  $packages.each |$name, $ensure| {
+    package { $name:
+      ensure => $ensure,
+    }
   }
 
   # Facts that stand still, for `hiera-consul lookup` on this node.
