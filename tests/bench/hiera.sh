@@ -65,26 +65,25 @@ cat > "$scratch/hiera3.yaml" <<YAML
   :datadir: $scratch/environments/production/data
 YAML
 
-ours() {
-    STACKTIRA_ROOT=$scratch/root "$tool" lookup --hiera_config "$repo/provision/puppet/hiera.yaml" --facts "$scratch/facts.json" \
-        --render-as s key100
-}
-hiera_command() { hiera -c "$scratch/hiera3.yaml" key100; }
-puppet_lookup() {
-    puppet lookup --confdir "$scratch/conf" --vardir "$scratch/var" --environmentpath "$scratch/environments" \
-        --node node1.example.test --facts "$scratch/facts.json" --render-as s key100
-}
+export STACKTIRA_ROOT=$scratch/root
+# shellcheck disable=SC2034 # by its name
+floor=(/bin/true)
+ours=("$tool" lookup --hiera_config "$repo/provision/puppet/hiera.yaml" --facts "$scratch/facts.json" --render-as s key100)
+# shellcheck disable=SC2034 # by its name
+hiera_command=(hiera -c "$scratch/hiera3.yaml" key100)
+# shellcheck disable=SC2034 # by its name
+puppet_lookup=(puppet lookup --confdir "$scratch/conf" --vardir "$scratch/var" --environmentpath "$scratch/environments"
+    --node node1.example.test --facts "$scratch/facts.json" --render-as s key100)
 
 # Prints the microseconds that a command took, as they passed and on a processor; its answer has to be right.
 time_of() {
-    local before=$EPOCHREALTIME after used TIMEFORMAT='%3U %3S'
-    used=$({ time "$1" > "$scratch/answer" 2> "$scratch/err"; } 2>&1) || { cat "$scratch/err" >&2; return 1; }
-    after=$EPOCHREALTIME
-    [ "$(< "$scratch/answer")" = 'value 100' ] || { echo "$1 answered '$(< "$scratch/answer")'" >&2; return 1; }
-    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk -v used="$used" 'BEGIN { split(used, part, " "); print (part[1] + part[2]) * 1e6 }')"
+    local -n command=$1
+    "$repo/tests/bench/spawn.py" run "$scratch/answer" "${command[@]}" 2> "$scratch/err" || { cat "$scratch/err" >&2; return 1; }
+    [ "$1" = floor ] || [ "$(< "$scratch/answer")" = 'value 100' ] || { echo "$1 answered '$(< "$scratch/answer")'" >&2; return 1; }
 }
 
-names=(ours)
+# The floor is what starting any program takes, and is not taken off.
+names=(ours floor)
 command -v hiera > /dev/null && names+=(hiera_command)
 command -v puppet > /dev/null && names+=(puppet_lookup)
 for round in $(seq "$rounds"); do
@@ -112,7 +111,7 @@ requests() {
     after=$(grep -c 'Request finished: method=' "$scratch/agent.log" || true)
     echo $((after - before))
 }
-echo "HTTP requests of a cold lookup: $(requests ours)"
+echo "HTTP requests of a cold lookup: $(requests "${ours[@]}")"
 
 catalog() { # NUMBER CODE: one real run of Puppet with a hierarchy of hiera-catalog.rb
     STACKTIRA_BIN=$(dirname "$tool") puppet apply --noop --facts_terminus memory --confdir "$scratch/conf" --vardir "$scratch/var" \
@@ -133,20 +132,22 @@ for part in $(seq 20); do
         printf '{"key": "hiera/common/many%s", "value": "%s"}\n' "$n" 'bWFueSB2YWx1ZXMgb2YgYW4gb3JkaW5hcnkgbGVuZ3Ro'
     done | paste -sd, | sed 's/^/[/; s/$/]/' | "$consul" kv import - > /dev/null
 done
-for _ in $(seq "$rounds"); do time_of ours >> "$scratch/many.us"; done
-awk -v wall="$(middle many 1)" -v least="$(least many 1)" -v used="$(middle many 2)" 'BEGIN {
-    printf "10,000 keys: lookup    median %8.1f ms  min %8.1f ms  on a processor %.1f ms\n", wall / 1000, least / 1000, used / 1000 }'
+# A key, and one whose value leads to it: then all keys of the levels are read.
+"$consul" kv put hiera/common/leads "%{lookup('key100')}" > /dev/null
+# shellcheck disable=SC2034 # by its name
+leads=("${ours[@]/%key100/leads}")
 for _ in $(seq "$rounds"); do
-    before=$EPOCHREALTIME
-    coproc serve { exec "$tool" serve; }
-    echo '{"id": 1, "op": "snapshot", "options": {"prefix": "hiera/common/"}}' >&"${serve[1]}"
-    read -r answer <&"${serve[0]}"
-    after=$EPOCHREALTIME
-    # shellcheck disable=SC2154 # set by coproc
-    echo "$((${after/[.,]/} - ${before/[.,]/})) $(awk '/VmHWM/ { print $2 }' "/proc/$serve_PID/status") ${#answer} $(awk '{ print $1 / 1000 }' "/proc/$serve_PID/schedstat")" >> "$scratch/serve.us"
-    eval "exec ${serve[1]}>&-"
-    wait "$serve_PID" 2>/dev/null || true
+    time_of ours >> "$scratch/many.us"
+    time_of leads >> "$scratch/leads.us"
+done
+for name in many leads; do
+    awk -v name="$name" -v wall="$(middle $name 1)" -v least="$(least $name 1)" -v used="$(middle $name 2)" 'BEGIN {
+        printf "10,000 keys: %-23s median %8.1f ms  min %8.1f ms  on a processor %.1f ms\n",
+            name == "many" ? "lookup" : "lookup with a lookup", wall / 1000, least / 1000, used / 1000 }'
+done
+for _ in $(seq "$rounds"); do
+    "$repo/tests/bench/spawn.py" ask '{"id": 1, "op": "snapshot", "options": {"prefix": "hiera/common/"}}' "$tool" serve >> "$scratch/serve.us"
 done
 sort -n "$scratch/serve.us" | awk '{ all[NR] = $1; used += $4; if ($2 > most) most = $2; if ($3 < 400000) exit 1 } END {
-    printf "10,000 keys: coprocess median %8.1f ms  min %8.1f ms  on a processor %.1f ms (mean)  most memory %.1f MiB\n",
+    printf "10,000 keys: coprocess               median %8.1f ms  min %8.1f ms  on a processor %.1f ms (mean)  most memory %.1f MiB\n",
         all[int((NR + 1) / 2)] / 1000, all[1] / 1000, used / NR / 1000, most / 1024 }'

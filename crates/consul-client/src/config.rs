@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -303,6 +304,11 @@ impl Address {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
+    /// Tells whether what is asked there certainly does not leave this host.
+    pub(crate) fn is_on_this_host(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost") || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
@@ -371,6 +377,18 @@ mod tests {
         }
         let error = parse("http://me:secret@h:1").unwrap_err();
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_on_this_host() {
+        let near = |text: &str| Address::parse("address", text, false).unwrap().is_on_this_host();
+        for text in ["127.0.0.1:8500", "http://127.1.2.3", "https://localhost:8501", "LOCALHOST", "[::1]:8500"] {
+            assert!(near(text), "{text}");
+        }
+        for text in ["10.0.0.1:8500", "https://127.0.0.1.example.test", "localhost.example.test", "[::]:8500", "consul"]
+        {
+            assert!(!near(text), "{text}");
+        }
     }
 
     #[test]

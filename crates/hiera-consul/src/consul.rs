@@ -3,7 +3,8 @@
 //! A level is read once per run as one snapshot of its prefix, so that all keys of a run see one state and a
 //! miss costs nothing. Prefixes inside of each other are one read, made when the first of them is asked: with
 //! `hiera/` as the lowest level, the whole hierarchy is one request and one state. Prefixes apart from each other
-//! are read in one transaction. `reader` makes sure that nothing was left out: a refusal is an error, never a
+//! are read in one transaction. Where the keys that a run asks for are known beforehand, they alone are read, as long as
+//! no value leads to another key. `reader` makes sure that nothing was left out: a refusal is an error, never a
 //! miss. What Consul could not answer is never "not there" either. A level may be `kept` on disk, to answer
 //! while Consul is away.
 //!
@@ -20,6 +21,7 @@ mod layout;
 mod level;
 mod levels;
 mod reader;
+mod snapshot;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,9 +35,10 @@ pub(crate) use computed::is_computed;
 pub use layout::Layout;
 pub(crate) use layout::{Values, document};
 pub use level::{Format, Level};
-pub use levels::{Levels, Origin, Snapshot};
+pub use levels::Levels;
 pub(crate) use reader::Need;
 pub use reader::Reader;
+pub use snapshot::{Origin, Pairs, Snapshot};
 
 const LEADERS: &str = "stacktira/leader/";
 

@@ -237,7 +237,7 @@ impl Consul3 {
                 }
                 Target::Keys(prefix, rest) => {
                     let snapshot = self.snapshot(prefix)?;
-                    match snapshot.pairs.get(rest) {
+                    match snapshot.get(rest) {
                         Some(bytes) => Some(Format::Raw.value(&format!("{prefix}{rest}"), bytes)?),
                         None => None,
                     }

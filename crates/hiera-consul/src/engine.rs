@@ -55,6 +55,12 @@ pub trait ConsulSource {
         text: &mut dyn FnMut(&str) -> Result<String, Error>,
     ) -> Result<(Option<Value>, Option<String>), Error>;
 
+    /// Tells whether answers were no answers, since more has to be read than was thought. From now on
+    /// everything is; what was answered so far is of another state and must be asked again.
+    fn widen(&self) -> bool {
+        false
+    }
+
     /// Returns everything that is stored in a level.
     fn entries(&self, options: &Hash) -> Result<Vec<Entry>, Error>;
 
@@ -287,6 +293,26 @@ impl Engine {
 
     /// Returns the first of `keys` that is found, with its value.
     pub fn lookup_first(&self, keys: &[String], merge: Option<&Strategy>) -> Found {
+        let found = self.first_of(keys, merge);
+        if !self.consul.widen() {
+            return found;
+        }
+        self.forget();
+        self.first_of(keys, merge)
+    }
+
+    /// Forgets all that followed from what Consul answered; files stay as they were read.
+    fn forget(&self) {
+        self.resolved.take();
+        self.global.take();
+        self.environment.take();
+        self.modules.take();
+        self.options.take();
+        self.global_options.take();
+        self.environment_options.take();
+    }
+
+    fn first_of(&self, keys: &[String], merge: Option<&Strategy>) -> Found {
         for key in keys {
             let mut invocation = Invocation::default();
             self.say(|| format!("Searching for \"{key}\""));
@@ -906,6 +932,12 @@ impl Engine {
         };
         compile(joined)
     }
+}
+
+/// Returns the keys that lookups of these ask data for, as long as no value leads to another one.
+pub fn roots(keys: &[String]) -> Vec<String> {
+    let parsed = keys.iter().filter_map(|text| Key::parse(text, String::new).ok());
+    parsed.map(|key| key.root).chain([LOOKUP_OPTIONS.to_owned()]).collect()
 }
 
 fn cannot_answer(level: &str, kind: FunctionKind, function: &str) -> String {

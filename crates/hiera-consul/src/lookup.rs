@@ -7,7 +7,7 @@ use toolkit::{Io, exit};
 
 use crate::cli::{Lookup, Merge, Render};
 use crate::consul::{Access, Levels};
-use crate::engine::{Engine, Sources};
+use crate::engine::{self, Engine, Sources};
 use crate::error::Error;
 use crate::hiera3::{self, Hiera3, Resolution};
 use crate::merge::{Deep, Strategy};
@@ -42,7 +42,13 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
             for (name, value) in &args.place.scope {
                 scope.set(name, Value::from(value.as_str()));
             }
-            let engine = Engine::new(sources, scope, Box::new(Levels::new(Rc::new(access))));
+            let access = Rc::new(access);
+            // An explanation counts what is in a level.
+            let levels = match args.explain {
+                true => Levels::new(access),
+                false => Levels::of_keys(access, engine::roots(&args.keys)),
+            };
+            let engine = Engine::new(sources, scope, Box::new(levels));
             if args.explain {
                 engine.explain();
             }

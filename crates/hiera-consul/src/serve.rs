@@ -435,9 +435,9 @@ fn stored(stored: &Stored) -> Json {
         Stored::Asked(false) => json!({"ask": true}),
         Stored::Values(snapshot) => {
             let (mut values, mut ask) = (Map::new(), Vec::new());
-            for (key, bytes) in &snapshot.pairs {
+            for (key, bytes) in snapshot.iter() {
                 match std::str::from_utf8(bytes) {
-                    Ok(text) => drop(values.insert(key.clone(), Json::from(text))),
+                    Ok(text) => drop(values.insert(key.to_owned(), Json::from(text))),
                     Err(_) => ask.push(key),
                 }
             }
@@ -463,8 +463,8 @@ fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
             Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
         };
     }
-    let mut answer = json!({"values": values, "errors": errors, "index": snapshot.origin.index});
-    if let Some(age) = snapshot.origin.kept {
+    let mut answer = json!({"values": values, "errors": errors, "index": snapshot.origin().index});
+    if let Some(age) = snapshot.origin().kept {
         answer["age"] = json!(age.as_secs());
     }
     let warnings = levels.take_notices();

@@ -1,6 +1,8 @@
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use consul_client::{Error, Instances, MOST_TREES, Query, Right, State};
+use consul_client::{Address, Client, Config, Error, Instances, MOST_TREES, Query, Right, State};
 use test_support::consul::{FakeConsul, Instance};
 
 use crate::client;
@@ -110,4 +112,27 @@ fn catalog_and_health() {
     assert_eq!((events[0].id.as_str(), events[0].payload.as_slice()), (id.as_str(), b"v42".as_slice()));
     let raw = client.json(&["catalog", "service", "web"], &[("tag", "a")], &Query::new()).unwrap();
     assert!(raw.value.unwrap().is_array());
+}
+
+#[test]
+fn an_agent_on_this_host_is_not_asked_to_compress() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut head, mut part) = (Vec::new(), [0; 1024]);
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut part).unwrap() {
+                0 => break,
+                count => head.extend_from_slice(&part[..count]),
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Consul-Index: 1\r\n\r\n[]").unwrap();
+        String::from_utf8(head).unwrap().to_ascii_lowercase()
+    });
+    let address = Address::parse("address", &format!("localhost:{port}"), false).unwrap();
+    let client = Client::new(&Config { address, ..Config::default() }).unwrap();
+    assert!(client.kv().list("p/", &Query::new()).unwrap().value.is_empty());
+    let head = agent.join().unwrap();
+    assert!(head.starts_with("get /v1/kv/p/?recurse") && !head.contains("accept-encoding"), "{head}");
 }

@@ -13,18 +13,18 @@
 //! The file: a line of JSON ([`Head`]) and then key and value of each pair, each as its length in decimal digits, a
 //! colon and the bytes.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consul_client::Config;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toolkit::{atomic, dirs, hex};
+
+use super::snapshot::{Origin, Pairs, Snapshot};
 
 const DIRECTORY: &str = "/var/lib/stacktira/hiera-consul";
 const FORMAT: &str = "hiera-consul snapshot 1";
@@ -33,9 +33,6 @@ const LONGEST_HEAD: u64 = 64 << 10;
 const LARGEST: u64 = 128 << 20;
 /// How far a clock may have been ahead when a file was written.
 const SLACK: Duration = Duration::from_secs(5);
-
-/// All keys below a prefix, without it.
-type Pairs = BTreeMap<String, Rc<Vec<u8>>>;
 
 /// What a snapshot is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,15 +88,17 @@ impl Subject {
         Ok(directory()?.join(self.file_name()))
     }
 
-    /// Keeps what was read `age` ago, unless the file says the same and is young.
+    /// Keeps what was read, unless the file says the same and is young.
     ///
     /// # Errors
     /// It cannot be kept, and why.
-    pub(crate) fn keep(&self, pairs: &Pairs, index: u64, age: Duration, limit: Duration) -> Result<(), String> {
+    pub(crate) fn keep(&self, snapshot: &Snapshot, limit: Duration) -> Result<(), String> {
         let directory = directory()?;
         dirs::private(&directory, 0o700).map_err(|e| toolkit::exit::chain(&e))?;
         let path = directory.join(self.file_name());
-        let body = body(pairs);
+        let pairs: Vec<(&str, &[u8])> = snapshot.iter().collect();
+        let Origin { index, age, .. } = snapshot.origin();
+        let body = body(&pairs);
         let sha256 = hex::encode(&Sha256::digest(&body));
         let read_at = now().saturating_sub(milliseconds(age));
         if let Ok((head, _)) = self.open(&path) {
@@ -216,9 +215,9 @@ fn directory() -> Result<PathBuf, String> {
         .ok_or_else(|| "neither XDG_STATE_HOME nor HOME is set".to_owned())
 }
 
-fn body(pairs: &Pairs) -> Vec<u8> {
+fn body(pairs: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::with_capacity(pairs.iter().map(|(key, value)| key.len() + value.len() + 16).sum());
-    for part in pairs.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_slice()]) {
+    for part in pairs.iter().flat_map(|(key, value)| [key.as_bytes(), *value]) {
         body.extend(part.len().to_string().bytes());
         body.push(b':');
         body.extend(part);
@@ -246,7 +245,7 @@ fn parse(mut body: &[u8]) -> Option<Pairs> {
     let mut pairs = Pairs::new();
     while !body.is_empty() {
         let key = String::from_utf8(part(&mut body)?.to_vec()).ok()?;
-        let value = Rc::new(part(&mut body)?.to_vec());
+        let value = part(&mut body)?.to_vec();
         // Written in order, so a key that does not follow the last is none of ours.
         if pairs.last_key_value().is_some_and(|(last, _)| *last >= key) {
             return None;
@@ -280,13 +279,13 @@ mod tests {
     use super::*;
 
     fn pairs(all: &[(&str, &[u8])]) -> Pairs {
-        all.iter().map(|(key, value)| ((*key).to_owned(), Rc::new(value.to_vec()))).collect()
+        all.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec())).collect()
     }
 
     #[test]
     fn pairs_come_back_as_they_were() {
-        let all = pairs(&[("", b"x"), ("a", b""), ("b/c", b"1:2\n\0\xff"), ("\u{fc}", b"10:")]);
-        assert_eq!(parse(&body(&all)), Some(all));
+        let all: [(&str, &[u8]); 4] = [("", b"x"), ("a", b""), ("b/c", b"1:2\n\0\xff"), ("\u{fc}", b"10:")];
+        assert_eq!(parse(&body(&all)), Some(pairs(&all)));
         assert_eq!(parse(b""), Some(Pairs::new()));
     }
 

@@ -7,7 +7,7 @@ use crate::psych;
 use crate::value::{Hash, Value};
 
 use super::level::{Format, Level};
-use super::levels::Snapshot;
+use super::snapshot::Snapshot;
 
 /// What a level's keys are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Values {
     /// Returns the value of a key, with the stored key it is from where it is one.
     pub(crate) fn get(&self, level: &Level, snapshot: &Snapshot, key: &str) -> Result<Option<Value>, Error> {
         match &level.layout {
-            Layout::Keys => match snapshot.pairs.get(key) {
+            Layout::Keys => match snapshot.get(key) {
                 Some(bytes) => level.format.value(&format!("{}{key}", level.prefix), bytes).map(Some),
                 None => Ok(None),
             },
@@ -44,10 +44,10 @@ impl Values {
     pub(crate) fn keys(&self, level: &Level, snapshot: &Snapshot) -> Result<Vec<(String, String)>, Error> {
         let prefix = &level.prefix;
         Ok(match &level.layout {
-            Layout::Keys => snapshot.pairs.keys().map(|key| (key.clone(), format!("{prefix}{key}"))).collect(),
+            Layout::Keys => snapshot.iter().map(|(key, _)| (key.to_owned(), format!("{prefix}{key}"))).collect(),
             Layout::Folders => {
                 let mut roots: Vec<&str> =
-                    snapshot.pairs.keys().map(|key| key.split('/').next().unwrap_or_default()).collect();
+                    snapshot.iter().map(|(key, _)| key.split('/').next().unwrap_or_default()).collect();
                 roots.sort_unstable();
                 roots.dedup();
                 roots.iter().map(|root| ((*root).to_owned(), format!("{prefix}{root}"))).collect()
@@ -64,7 +64,7 @@ impl Values {
             return Ok(document);
         }
         let place = format!("{}{name}", level.prefix);
-        let document = match snapshot.pairs.get(name) {
+        let document = match snapshot.get(name) {
             None => Hash::new(),
             Some(bytes) => match document(level.format, &place, bytes)? {
                 Value::Hash(hash) => hash,
@@ -97,8 +97,8 @@ fn folder(level: &Level, snapshot: &Snapshot, key: &str) -> Result<Option<Value>
     }
     let place = |key: &str| format!("{}{key}", level.prefix);
     let inside = format!("{key}/");
-    let mut below = snapshot.pairs.range(inside.clone()..).take_while(|(name, _)| name.starts_with(&inside)).peekable();
-    let own = snapshot.pairs.get(key);
+    let mut below = snapshot.starting(&inside).peekable();
+    let own = snapshot.get(key);
     if below.peek().is_none() {
         return own.map(|bytes| level.format.value(&place(key), bytes)).transpose();
     }
@@ -137,14 +137,13 @@ fn both(place: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
+    use super::super::snapshot::Origin;
     use super::*;
 
     fn of(layout: Layout, pairs: &[(&str, &str)]) -> (Level, Snapshot) {
         let level = Level { prefix: "p/".to_owned(), layout, ..Level::default() };
-        let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), Rc::new(v.as_bytes().to_vec()))).collect();
-        (level, Snapshot { pairs, ..Snapshot::default() })
+        let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect();
+        (level, Snapshot::new(pairs, Origin::default()))
     }
 
     fn json(value: &Value) -> String {

@@ -1,9 +1,8 @@
 //! The Consul levels of one run, each read once and all of them together where that is possible.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use consul_client::{Class, Consistency, KvPair, MOST_TREES, Overrides, Query};
 use toolkit::exit;
@@ -16,66 +15,18 @@ use crate::value::{Hash, Value};
 use super::Access;
 use super::computed::Computed;
 use super::kept::brief;
-use super::layout::Values;
+use super::layout::{Layout, Values};
 use super::level::Level;
 use super::reader::{Need, Reader};
-
-/// All keys below a prefix at one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Values by key, without the prefix.
-    pub pairs: BTreeMap<String, Rc<Vec<u8>>>,
-    /// Where they are from.
-    pub origin: Origin,
-}
-
-/// What is known about a read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Origin {
-    /// Consul's index of the read; of several prefixes at once, that of the newest key.
-    pub index: u64,
-    /// How long the server that answered had not heard from the leader.
-    pub age: Duration,
-    /// How many prefixes were read at once.
-    pub together: usize,
-    /// How long ago, where the snapshot is one that was kept, because Consul is away.
-    pub kept: Option<Duration>,
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.together {
-            0 | 1 => write!(f, "at index {}", self.index)?,
-            n => write!(f, "of one read of {n} prefixes, newest key at index {}", self.index)?,
-        }
-        if let Some(kept) = self.kept {
-            write!(f, ", kept {} ago, since Consul is away", brief(kept))?;
-        } else if !self.age.is_zero() {
-            write!(f, ", {} ms old", self.age.as_millis())?;
-        }
-        Ok(())
-    }
-}
-
-/// One recursive read, which may serve several levels.
-struct Tree {
-    /// Values by whole key.
-    pairs: BTreeMap<String, Rc<Vec<u8>>>,
-    origin: Origin,
-}
-
-impl Tree {
-    fn new(pairs: impl IntoIterator<Item = KvPair>, origin: Origin) -> Self {
-        let pairs = pairs.into_iter().map(|pair| (pair.key, Rc::new(pair.value))).collect();
-        Tree { pairs, origin }
-    }
-}
+use super::snapshot::{Origin, Pairs, Snapshot, Tree};
 
 /// A prefix that is read, or will be; no other of the same reader and consistency lies inside of it.
 struct Root {
     reader: Rc<Reader>,
     consistency: Consistency,
     prefix: String,
+    /// The levels inside of it, as far as they are known.
+    levels: Vec<Level>,
     tree: Option<Rc<Tree>>,
 }
 
@@ -100,6 +51,10 @@ type Settings = (Overrides, Consistency, bool);
 /// Answers a run's Consul levels; each level is read once.
 pub struct Levels {
     access: Rc<Access>,
+    /// The keys that will be asked for, where that is known: nothing else is read then.
+    keys: RefCell<Option<Vec<String>>>,
+    /// Whether a key was asked for that is not among them.
+    beyond: Cell<bool>,
     readers: RefCell<Vec<(Overrides, Rc<Reader>)>>,
     read: RefCell<Vec<(Hash, Rc<Read>)>>,
     computed: RefCell<Vec<(Settings, Rc<Computed>)>>,
@@ -117,6 +72,8 @@ impl Levels {
     pub fn new(access: Rc<Access>) -> Self {
         Levels {
             access,
+            keys: RefCell::default(),
+            beyond: Cell::default(),
             readers: RefCell::default(),
             read: RefCell::default(),
             computed: RefCell::default(),
@@ -125,6 +82,15 @@ impl Levels {
             away: RefCell::default(),
             notices: RefCell::default(),
         }
+    }
+
+    /// Returns a source that reads these keys alone, until another one is asked for.
+    ///
+    /// One key among ten thousand is a read of some bytes then. Whether values lead to further keys is
+    /// known only afterwards; [`ConsulSource::widen`] then begins anew with all keys of the levels, so that what is found
+    /// still is of one state.
+    pub fn of_keys(access: Rc<Access>, keys: Vec<String>) -> Self {
+        Levels { keys: RefCell::new(Some(keys)), ..Levels::new(access) }
     }
 
     /// Returns what was done about a Consul that is away, and snapshots that could not be kept.
@@ -182,13 +148,43 @@ impl Levels {
         let mut roots = self.roots.borrow_mut();
         let same = |root: &Root| root.is_of(reader, level.consistency);
         if let Some(at) = roots.iter().position(|root| same(root) && level.prefix.starts_with(&root.prefix)) {
+            if !roots[at].levels.contains(level) {
+                roots[at].levels.push(level.clone());
+            }
             return at;
         }
         // What is read already stays; what is not may become a part of this one.
-        roots.retain(|root| !(same(root) && root.tree.is_none() && root.prefix.starts_with(&level.prefix)));
+        let mut levels = vec![level.clone()];
+        roots.retain_mut(|root| {
+            let inside = same(root) && root.tree.is_none() && root.prefix.starts_with(&level.prefix);
+            if inside {
+                levels.append(&mut root.levels);
+            }
+            !inside
+        });
         let (reader, prefix) = (Rc::clone(reader), level.prefix.clone());
-        roots.push(Root { reader, consistency: level.consistency, prefix, tree: None });
+        roots.push(Root { reader, consistency: level.consistency, prefix, levels, tree: None });
         roots.len() - 1
+    }
+
+    /// Returns the beginnings of all keys that will be asked for below these prefixes; `None` where everything has to
+    /// be read.
+    fn beginnings(&self, group: &[(usize, String)]) -> Option<Vec<String>> {
+        let (keys, roots) = (self.keys.borrow(), self.roots.borrow());
+        let mut beginnings = Vec::new();
+        for level in group.iter().flat_map(|(n, _)| &roots[*n].levels) {
+            if level.stale_if_error.is_some() {
+                return None;
+            }
+            match &level.layout {
+                Layout::Document(name) => beginnings.push(format!("{}{name}", level.prefix)),
+                _ => beginnings.extend(keys.as_ref()?.iter().map(|key| format!("{}{key}", level.prefix))),
+            }
+        }
+        // None of them may lie inside of another.
+        beginnings.sort();
+        beginnings.dedup_by(|inner, outer| inner.starts_with(outer.as_str()));
+        Some(beginnings).filter(|all| keys.is_some() && all.len() <= MOST_TREES)
     }
 
     /// Returns all keys of a level: as Consul has them, or as they were kept where the level says so and Consul is
@@ -206,7 +202,7 @@ impl Levels {
                 let (prefix, age) = (&level.prefix, brief(kept.age));
                 notice(format!("{why}; going on with the keys below {prefix} as they were {age} ago"));
                 let origin = Origin { index: kept.index, kept: Some(kept.age), ..Origin::default() };
-                Snapshot { pairs: kept.pairs, origin }
+                Snapshot::new(kept.pairs, origin)
             })
         };
         if self.away.borrow().iter().any(|away| Rc::ptr_eq(away, &reader))
@@ -216,8 +212,7 @@ impl Levels {
         }
         match self.current(&reader, level) {
             Ok(snapshot) => {
-                let Origin { index, age, .. } = snapshot.origin;
-                if let Err(reason) = subject.keep(&snapshot.pairs, index, age, limit) {
+                if let Err(reason) = subject.keep(&snapshot, limit) {
                     notice(format!("no snapshot of {} is kept: {reason}", level.prefix));
                 }
                 Ok(snapshot)
@@ -249,15 +244,7 @@ impl Levels {
             .may(&[Need::Keys(prefix.to_owned())])
             .and_then(|()| if tree.pairs.is_empty() { reader.confirm_empty(&root) } else { Ok(()) });
         checked.map_err(|source| reader.failed(format!("cannot read the keys below {prefix}"), source))?;
-        let pairs = tree
-            .pairs
-            .range(prefix.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            // A key that ends with a slash is a folder of Consul's web page.
-            .filter(|(key, _)| !key.ends_with('/'))
-            .map(|(key, value)| (key[prefix.len()..].to_owned(), Rc::clone(value)))
-            .collect();
-        Ok(Snapshot { pairs, origin: tree.origin })
+        Ok(Snapshot::of(tree, prefix))
     }
 
     /// Returns what a root holds, and reads it first with all others that are not read yet, as one state.
@@ -281,9 +268,14 @@ impl Levels {
             };
             reader.failed(format!("cannot read the keys below {}{whole}", level.prefix), source)
         };
-        let prefixes: Vec<&str> = group.iter().map(|(_, prefix)| prefix.as_str()).collect();
-        if prefixes.len() > 1 {
-            match reader.read(|client| client.kv().trees(&prefixes, &query)) {
+        let prefixes: Vec<String> = group.iter().map(|(_, prefix)| prefix.clone()).collect();
+        for reach in self.beginnings(&group).map(Some).into_iter().chain([None]) {
+            let asked = reach.as_ref().unwrap_or(&prefixes);
+            if reach.is_none() && asked.len() == 1 {
+                break;
+            }
+            let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+            match reader.read(|client| client.kv().trees(&asked, &query)) {
                 Ok(answer) => {
                     let (index, age) = (answer.meta.index, answer.meta.last_contact);
                     let origin = Origin { index, age, together: prefixes.len(), kept: None };
@@ -292,23 +284,27 @@ impl Levels {
                     for (n, prefix) in &group {
                         let (own, rest) = pairs.into_iter().partition(|pair: &KvPair| pair.key.starts_with(prefix));
                         pairs = rest;
-                        let own: Vec<_> = own;
-                        roots[*n].tree = Some(Rc::new(Tree::new(own, origin)));
+                        roots[*n].tree = Some(Rc::new(tree(own, origin, reach.clone())));
                     }
                     return Ok(roots[at].tree.clone().expect("it was just read"));
                 }
                 // One prefix that cannot be read must not take the others with it; nor an old Consul without
-                // such reads.
+                // such reads, nor a key that Consul cannot be asked for.
                 Err(error) if !matches!(error.class(), consul_client::Class::Unavailable) || is_status(&error) => {}
                 Err(error) => return Err(failed(error)),
             }
         }
-        let answer = reader.read(|client| client.kv().list(prefixes[0], &query)).map_err(failed)?;
+        let answer = reader.read(|client| client.kv().list(&prefixes[0], &query)).map_err(failed)?;
         let origin = Origin { index: answer.meta.index, age: answer.meta.last_contact, together: 1, kept: None };
-        let tree = Rc::new(Tree::new(answer.value, origin));
+        let tree = Rc::new(tree(answer.value, origin, None));
         self.roots.borrow_mut()[at].tree = Some(Rc::clone(&tree));
         Ok(tree)
     }
+}
+
+fn tree(pairs: Vec<KvPair>, origin: Origin, reach: Option<Vec<String>>) -> Tree {
+    let pairs: Pairs = pairs.into_iter().map(|pair| (pair.key, pair.value)).collect();
+    Tree { pairs, origin, reach }
 }
 
 /// Tells whether nobody answers for Consul. A refusal is none, nor is an answer of somebody else.
@@ -331,6 +327,14 @@ impl ConsulSource for Levels {
 
     fn lookup(&self, options: &Hash, key: &str) -> Result<Option<Value>, Error> {
         let read = self.read(options)?;
+        let stored = match &read.level.layout {
+            Layout::Document(name) => name,
+            Layout::Keys | Layout::Folders => key,
+        };
+        if !read.snapshot.reaches(stored) {
+            self.beyond.set(true);
+            return Err(Error::data(format!("Consul key {}{stored} was not read", read.level.prefix)));
+        }
         if let Some(value) = read.values.get(&read.level, &read.snapshot, key)? {
             return Ok(Some(value));
         }
@@ -361,6 +365,16 @@ impl ConsulSource for Levels {
         Ok((found, backend.take_warning()))
     }
 
+    fn widen(&self) -> bool {
+        let widened = self.beyond.replace(false);
+        if widened {
+            self.keys.take();
+            self.read.take();
+            self.roots.take();
+        }
+        widened
+    }
+
     fn notices(&self) -> Vec<String> {
         self.take_notices()
     }
@@ -380,7 +394,7 @@ impl ConsulSource for Levels {
         if read.level.is_empty() {
             return Some("no prefix: a variable in it has no value".to_owned()).filter(|_| read.level.hollow);
         }
-        let (keys, prefix) = (read.snapshot.pairs.len(), &read.level.prefix);
-        Some(format!("{keys} keys below {prefix} {}", read.snapshot.origin))
+        let (keys, prefix) = (read.snapshot.iter().count(), &read.level.prefix);
+        Some(format!("{keys} keys below {prefix} {}", read.snapshot.origin()))
     }
 }

@@ -1,11 +1,10 @@
 //! Consul's side of an import or export.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use consul_client::{MOST_WRITES, Query, TRANSACTION_LIMIT, VALUE_LIMIT, Write};
 
-use crate::consul::{Access, Format, Layout, Level, Need, Reader, Snapshot, Values, document};
+use crate::consul::{Access, Format, Layout, Level, Need, Origin, Pairs, Reader, Snapshot, Values, document};
 use crate::error::Error;
 use crate::value::{Hash, Value};
 
@@ -58,7 +57,7 @@ impl<'f> Store<'f> {
             .and_then(|pairs| if pairs.is_empty() { reader.confirm_empty(prefix).map(|()| pairs) } else { Ok(pairs) })
             .map_err(|source| reader.failed(format!("cannot read the keys below {prefix}"), source))?;
         let mut there = There { side: Side::new(), indexes: BTreeMap::new() };
-        let mut levels: BTreeMap<String, Snapshot> = BTreeMap::new();
+        let mut levels: BTreeMap<String, Pairs> = BTreeMap::new();
         // A key that ends with a slash is a folder of Consul's web page.
         for pair in pairs.into_iter().filter(|pair| !pair.key.ends_with('/')) {
             let rest = &pair.key[prefix.len()..];
@@ -79,11 +78,11 @@ impl<'f> Store<'f> {
                     pair.key
                 )));
             }
-            let snapshot = levels.entry(level.to_owned()).or_default();
-            snapshot.pairs.insert(name.to_owned(), Rc::new(pair.value));
+            levels.entry(level.to_owned()).or_default().insert(name.to_owned(), pair.value);
             there.indexes.insert(pair.key, pair.modify_index);
         }
-        for (name, snapshot) in levels {
+        for (name, pairs) in levels {
+            let snapshot = Snapshot::new(pairs, Origin::default());
             let level = Level {
                 prefix: self.form.folder(&name),
                 format: self.form.format,
@@ -91,13 +90,13 @@ impl<'f> Store<'f> {
                 ..Level::default()
             };
             if let Layout::Document(document) = &self.form.layout {
-                if let Some(other) = snapshot.pairs.keys().find(|key| *key != document) {
+                if let Some(other) = snapshot.iter().map(|(key, _)| key).find(|key| key != document) {
                     return Err(Error::data(format!(
                         "Consul key {}{other} is beside the document {document}, and would be of no file",
                         level.prefix
                     )));
                 }
-                if let Some(bytes) = snapshot.pairs.get(document) {
+                if let Some(bytes) = snapshot.get(document) {
                     let place = format!("{}{document}", level.prefix);
                     let text = text(&place, bytes)?;
                     there.side.insert((name, document.clone()), Value::String(text));

@@ -68,9 +68,35 @@ fn a_run_reads_every_level_once() {
     for n in 0..50 {
         world.consul.put(&format!("hiera/common/k{n}"), format!("%{{lookup('k{}')}}x", n + 1).as_bytes());
     }
-    world.lookup(&["k0"]).found(&format!("\"{}\"", "x".repeat(50)));
     // Both levels in one transaction. Without ACLs and a token the read itself shows that nothing is left out.
+    world.consul.put("hiera/common/plain", b"plain");
+    world.lookup(&["plain"]).found("\"plain\"");
     assert_eq!(world.consul.requests(), ["PUT /v1/txn"]);
+    // The keys that are asked for alone, and everything when their values lead to others.
+    world.lookup(&["k0"]).found(&format!("\"{}\"", "x".repeat(50)));
+    assert_eq!(world.consul.requests().len(), 3);
+    let explained = world.lookup(&["--explain", "k0"]);
+    assert!(explained.out.contains("51 keys below hiera/common/"), "{}", explained.out);
+    assert_eq!(world.consul.requests().len(), 4);
+}
+
+#[test]
+fn keys_of_any_kind_and_number_are_read() {
+    let world = World::new(LEVELS);
+    world.scratch.write("data/common.yaml", "a//b: file\n../x: file\na: file\n");
+    for key in ["a", "ab", "ab/c", "last"] {
+        world.consul.put(&format!("hiera/common/{key}"), key.as_bytes());
+    }
+    // What Consul cannot be asked for is in no level of it.
+    for (key, value) in [("a//b", "file"), ("'../x'", "file"), ("ab/c", "ab/c")] {
+        world.lookup(&[key]).found(&format!("\"{value}\""));
+    }
+    // One key may begin like another, and they may be more than one transaction takes.
+    world.lookup(&["nope", "ab", "a"]).found("\"ab\"");
+    let many: Vec<String> = (0..100).map(|n| format!("nope{n}")).chain(["last".to_owned()]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    world.lookup(&many).found("\"last\"");
+    assert_eq!(world.lookup(&["ab/"]).code, 1);
 }
 
 #[test]
