@@ -103,7 +103,7 @@ gpgconf --kill gpg-agent
 cat >"$work/nginx.conf" <<CONF
 daemon on; pid $work/nginx.pid; error_log $work/error.log; worker_processes 1; user root;
 events { worker_connections 64; }
-http { access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path $work/t1; proxy_temp_path $work/t2;
+http { access_log $work/access.log; sendfile on; keepalive_requests 100000; client_body_temp_path $work/t1; proxy_temp_path $work/t2;
 fastcgi_temp_path $work/t3; uwsgi_temp_path $work/t4; scgi_temp_path $work/t5;
 server { listen 127.0.0.1:$port; root $work/www; } }
 CONF
@@ -132,6 +132,21 @@ if code:
 open(log, "a").write("%s\t%f\t%f\t%f\n" % (label, wall, usage.ru_utime, usage.ru_maxrss / 1024))
 PY
 measure() { python3 "$work/measure.py" "$1" "$work/figures" "${@:2}"; }
+# unchanged LABEL COMMAND…: the same, and what it asked the upstream.
+unchanged() {
+    : >"$work/access.log"
+    measure "$@"
+    python3 - "$1" "$work/access.log" "$work/requests" <<'PY'
+import collections, re, sys, time
+label, log, out = sys.argv[1:]
+for _ in range(100):
+    seen = re.findall(r'"(?:GET|HEAD) [^"]*" (\d+)', open(log).read())
+    if seen:
+        break
+    time.sleep(0.01)
+open(out, "a").write("%s\t%s\n" % (label, " ".join("%d x %s" % (count, code) for code, count in sorted(collections.Counter(seen).items()))))
+PY
+}
 
 (cd "$work/www/few/pool" && for file in *; do echo "url = $url/few/pool/$file"; echo "output = $work/curl/$file"; done) >"$work/curl.txt"
 for i in 0 1 2 3; do awk -v i=$i 'int((NR - 1) / 2) % 4 == i' "$work/curl.txt" >"$work/curl.$i"; done
@@ -152,55 +167,116 @@ for _ in $(seq "$rounds"); do
     mkdir "$work/curl"
     measure "300 cold: four curls" "$work/curls"
     measure "300 cold: mirror-sync" "$tool" --config "$work/few/mirror.yaml" sync
-    measure "300 unchanged: mirror-sync" "$tool" --config "$work/few/mirror.yaml" sync
+    unchanged "300 unchanged: mirror-sync" "$tool" --config "$work/few/mirror.yaml" sync
     if command -v aptly >/dev/null; then
         a=(aptly -config="$work/aptly.json")
         "${a[@]}" mirror create -keyring="$work/trusted.gpg" -architectures=amd64 few "$url/few" stable main >/dev/null 2>&1
         measure "300 cold: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" few
-        measure "300 unchanged: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" few
+        unchanged "300 unchanged: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" few
         "${a[@]}" mirror create -keyring="$work/trusted.gpg" -architectures=amd64 -filter=st-58999 -filter-with-deps many "$url/many" stable main >/dev/null 2>&1
         measure "60,000 deb closure: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" many
-        measure "60,000 deb unchanged: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" many
+        unchanged "60,000 deb unchanged: aptly" "${a[@]}" mirror update -keyring="$work/trusted.gpg" many
     fi
     rm -rf "$work/many/m" "$work/rpms/m"
     measure "60,000 deb closure: mirror-sync" "$tool" --config "$work/many/mirror.yaml" sync
-    measure "60,000 deb unchanged: mirror-sync" "$tool" --config "$work/many/mirror.yaml" sync
+    unchanged "60,000 deb unchanged: mirror-sync" "$tool" --config "$work/many/mirror.yaml" sync
     measure "60,000 rpm closure: mirror-sync" "$tool" --config "$work/rpms/mirror.yaml" sync
-    measure "60,000 rpm unchanged: mirror-sync" "$tool" --config "$work/rpms/mirror.yaml" sync
+    unchanged "60,000 rpm unchanged: mirror-sync" "$tool" --config "$work/rpms/mirror.yaml" sync
 done
 
 if command -v createrepo_c >/dev/null && command -v rpmbuild >/dev/null; then
-    printf 'Name: st-%%{number}\nVersion: 1.0\nRelease: 1\nSummary: bench\nLicense: none\nBuildArch: noarch\n%%description\nBench.\n%%install\nfor i in $(seq 20); do install -D -m 644 /dev/null %%{buildroot}/usr/share/st-%%{number}/$i; done\n%%files\n/usr/share/st-%%{number}\n' >"$work/st.spec"
-    mkdir "$work/own"
-    for n in $(seq 30); do
-        rpmbuild -bb --quiet --define "number $n" --define "_topdir $work/build" --define "_rpmdir $work/own" --define '_build_name_fmt %%{NAME}.rpm' "$work/st.spec" >/dev/null 2>&1
-    done
-    # Thirty real packages; the rest are the same with another name of the file, as createrepo_c counts files.
-    for n in $(seq 30); do
-        for copy in $(seq 98); do ln "$work/own/st-$n.rpm" "$work/own/st-$n-$copy.rpm"; done
-        cp "$work/own/st-$n.rpm" "$work/own/st-$n-99.rpm"
-    done
+    # One source package with many binary packages of twenty files each; what is not built twice is built quickly.
+    spec() { # first, last, version
+        python3 - "$@" <<'PY'
+import sys
+first, last, version = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+print("Name: st\nVersion: %s\nRelease: 1\nSummary: bench\nLicense: none\nBuildArch: noarch\n%%description\nBench." % version)
+for n in range(first, last):
+    needs = "".join("Requires: st-%d\n" % m for m in sorted({n // 2, n // 3} - {n}))
+    print("%%package -n st-%d\nSummary: number %d\n%s%%description -n st-%d\nBench number %d." % (n, n, needs, n, n))
+print("%%install\nfor n in $(seq %d %d); do mkdir -p %%{buildroot}/usr/share/st-$n; for i in $(seq 20); do : >%%{buildroot}/usr/share/st-$n/$i; done; done" % (first, last - 1))
+for n in range(first, last):
+    print("%%files -n st-%d\n/usr/share/st-%d" % (n, n))
+PY
+    }
+    build() { # first, last, version, directory
+        spec "$1" "$2" "$3" >"$work/st.spec"
+        rpmbuild -bb --quiet --define "_topdir $work/build" --define "_rpmdir $4" --define '_build_name_fmt %%{NAME}-%%{VERSION}.rpm' \
+            --define '_binary_payload w1.gzdio' "$work/st.spec" >/dev/null 2>&1
+    }
+    mkdir "$work/own" "$work/first" "$work/second"
+    # rpmbuild needs the more time for each package the more there are in one.
+    for first in $(seq 0 150 2850); do build "$first" $((first + 150)) 1.0 "$work/first"; done
+    build 0 30 2.0 "$work/second"
     config own "- {name: own, type: rpm, dir: $work/own}"
+    mv "$work/own/mirror.yaml" "$work/own.yaml"
     for _ in $(seq "$rounds"); do
-        rm -rf "$work/own/repodata" "$work/own/.repodata" "$work/own.m" "$work/own-config"
-        mkdir -p "$work/own-config"
-        sed "s|$work/own/m|$work/own.m|" "$work/own/mirror.yaml" >"$work/own-config/mirror.yaml"
+        rm -rf "$work/own" "$work/own.m" "$work/own-config"
+        mkdir "$work/own" "$work/own-config"
+        ln "$work"/first/*.rpm "$work/own/"
+        sed "s|$work/own/m|$work/own.m|" "$work/own.yaml" >"$work/own-config/mirror.yaml"
         measure "3000 rpm cold: createrepo_c" createrepo_c --quiet --no-database "$work/own"
         measure "3000 rpm cold: mirror-sync" "$tool" --config "$work/own-config/mirror.yaml" sync
-        for n in $(seq 30); do touch "$work/own/st-$n-99.rpm"; done
+        measure "3000 rpm cold: snapshot of mirror-sync" "$tool" --config "$work/own-config/mirror.yaml" snapshot
+        for file in "$work"/second/*.rpm; do
+            rm "$work/own/$(basename "$file" 2.0.rpm)1.0.rpm"
+            ln "$file" "$work/own/"
+        done
         measure "3000 rpm, 1 % changed: createrepo_c --update" createrepo_c --quiet --no-database --update "$work/own"
         measure "3000 rpm, 1 % changed: mirror-sync" "$tool" --config "$work/own-config/mirror.yaml" sync
-        measure "3000 rpm: snapshot of mirror-sync" "$tool" --config "$work/own-config/mirror.yaml" snapshot
+        measure "3000 rpm, 1 % changed: snapshot of mirror-sync" "$tool" --config "$work/own-config/mirror.yaml" snapshot
     done
 fi
-python3 - "$work/figures" <<'PY'
+python3 - "$work/figures" "$work/requests" <<'PY'
 import sys
-rows = {}
+rows, asked = {}, {}
 for line in open(sys.argv[1]):
     label, *values = line.rstrip("\n").split("\t")
     rows.setdefault(label, []).append([float(value) for value in values])
+for line in open(sys.argv[2]):
+    label, requests = line.rstrip("\n").split("\t")
+    asked.setdefault(label, set()).add(requests)
 print("%-48s %9s %9s %8s   (best of %d)" % ("", "wall ms", "user ms", "MB", max(map(len, rows.values()))))
+best = {}
 for label, values in rows.items():
     wall, user, memory = (min(column) for column in zip(*values))
-    print("%-48s %9.1f %9.1f %8.1f" % (label, wall * 1000, user * 1000, memory))
+    best[label] = (wall * 1000, user * 1000, memory)
+    requests = "   requests: " + "; ".join(sorted(asked[label])) if label in asked else ""
+    print("%-48s %9.1f %9.1f %8.1f%s" % (label, *best[label], requests))
+
+missed = 0
+def goal(text, value, limit, unit, fine=None):
+    global missed
+    if value is None:
+        print("  left out: %s" % text)
+        return
+    fine = value <= limit if fine is None else fine
+    missed += not fine
+    print("  %-6s %s: %s%s" % ("ok" if fine else "MISSED", text, value if isinstance(value, str) else "%.2f" % value, unit))
+WALL, USER, MEMORY = range(3)
+def of(label, column):
+    return best[label][column] if label in best else None
+def ratio(ours, theirs, column):
+    ours = [of(label, column) for label in ours]
+    theirs = of(theirs, column)
+    return None if theirs is None or None in ours else sum(ours) / theirs
+print("goals:")
+cold = ["300 cold: mirror-sync"]
+goal("300 packages cold, wall, of four curls (1.25)", ratio(cold, "300 cold: four curls", WALL), 1.25, "x")
+goal("300 packages cold, wall, of aptly (below 1)", ratio(cold, "300 cold: aptly", WALL), 1, "x")
+goal("300 packages unchanged (30 ms)", of("300 unchanged: mirror-sync", WALL), 30, " ms")
+for count, limit in (("300", 30), ("60,000 deb", 50), ("60,000 rpm", 50)):
+    label = count + " unchanged: mirror-sync"
+    requests = "; ".join(sorted(asked[label]))
+    goal("%s unchanged, one conditional request" % count, requests, "", "", requests == "1 x 304")
+goal("60,000 deb unchanged (50 ms)", of("60,000 deb unchanged: mirror-sync", WALL), 50, " ms")
+goal("60,000 rpm unchanged (50 ms)", of("60,000 rpm unchanged: mirror-sync", WALL), 50, " ms")
+goal("60,000 deb, filter and closure, user (1000 ms)", of("60,000 deb closure: mirror-sync", USER), 1000, " ms")
+goal("60,000 deb, filter and closure (64 MB)", of("60,000 deb closure: mirror-sync", MEMORY), 64, " MB")
+goal("60,000 rpm, closure (96 MB)", of("60,000 rpm closure: mirror-sync", MEMORY), 96, " MB")
+generated = ["3000 rpm cold: mirror-sync", "3000 rpm cold: snapshot of mirror-sync"]
+goal("rpm metadata cold, user, of createrepo_c (1.0)", ratio(generated, "3000 rpm cold: createrepo_c", USER), 1.0, "x")
+changed = ["3000 rpm, 1 % changed: mirror-sync", "3000 rpm, 1 % changed: snapshot of mirror-sync"]
+goal("rpm metadata, 1 % changed, user, of createrepo_c --update (0.2)", ratio(changed, "3000 rpm, 1 % changed: createrepo_c --update", USER), 0.2, "x")
+sys.exit(1 if missed else 0)
 PY

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use toolkit::Io;
 
+use crate::closed::Demands;
 use crate::config::{Config, Origin, Select, Source};
 use crate::error::{Error, Result};
 use crate::select::catalog;
@@ -23,6 +24,14 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     }
     for source in &config.sources {
         describe(source, &mut text)?;
+    }
+    if let Some(closed) = &config.closed {
+        for (client, paths) in [("apt", &closed.deb), ("dnf", &closed.rpm)] {
+            for path in paths {
+                let _ = writeln!(text, "a snapshot is refused unless {client} can install {} from it", path.display());
+            }
+        }
+        Demands::read(config)?;
     }
     if let Ok(node) = config.node() {
         let _ = writeln!(text, "node follows channel {} of {}", node.channel, node.mirror);

@@ -112,7 +112,8 @@ pub enum Action {
     Sync,
     /// Freeze the last complete sync; print the id
     ///
-    /// The same content has the same id.
+    /// The same content has the same id. What selections ask for, and what the catalogs of `closed:` name, must have a
+    /// solution with apt or dnf from the snapshot alone; else it is refused with the list of what has none.
     Snapshot,
     /// List the snapshots, newest first: id, time, channels
     List {

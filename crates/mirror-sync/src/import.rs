@@ -73,7 +73,7 @@ pub(crate) fn run(config: &Config, file: &Path, keyring: Option<&Path>, io: &mut
         None => Signatures::Given(&given),
     };
     let by = Publisher { store: &store, lock: &lock, config, signatures };
-    publish::publish(&by, &manifest, &bytes, id, Some(head.confirmed))?;
+    publish::publish(&by, &manifest, &bytes, id, Some(head.confirmed), &mut |_| Ok(()))?;
     io.note(format_args!("snapshot {id}: {} blobs taken in, {} were here", taken.new, taken.known));
     Ok(head.snapshot)
 }

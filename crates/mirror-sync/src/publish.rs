@@ -41,16 +41,18 @@ pub(crate) struct Publisher<'a> {
 }
 
 /// Publishes a snapshot whose content is in the store; one that is there is left alone. `confirmed` is when the sources
-/// were last found to hold it, if that is not now.
+/// were last found to hold it, if that is not now. `prove` has the last word, with the tree as clients would see it; what it
+/// refuses leaves nothing behind.
 ///
 /// # Errors
-/// [`Error::Rejected`] when a commit is missing; [`Error::Write`].
+/// Those of `prove`; [`Error::Rejected`] when a commit is missing; [`Error::Write`].
 pub(crate) fn publish(
     by: &Publisher<'_>,
     manifest: &Manifest,
     bytes: &[u8],
     id: &Digest,
     confirmed: Option<u64>,
+    prove: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<()> {
     let store = by.store;
     let target = store.path(format!("pub/snap/{id}"));
@@ -61,9 +63,6 @@ pub(crate) fn publish(
     files::make_dir(&work)?;
     let mut links = Links::new(store);
     for source in &manifest.sources {
-        if let Source::Git(part) = source {
-            pin(store, by.lock, by.config, part, id)?;
-        }
         let Some(directory) = source.directory() else { continue };
         let base = work.join(directory);
         files::make_dir(&base)?;
@@ -78,6 +77,15 @@ pub(crate) fn publish(
         }
     }
     replace(&work.join("manifest.json"), bytes)?;
+    if let Err(error) = prove(&work) {
+        files::remove(&work)?;
+        return Err(error);
+    }
+    for source in &manifest.sources {
+        if let Source::Git(part) = source {
+            pin(store, by.lock, by.config, part, id)?;
+        }
+    }
     let signer = match &by.signatures {
         Signatures::Make(key) => {
             replace(&work.join("manifest.json.sig"), &key.detached(bytes)?)?;

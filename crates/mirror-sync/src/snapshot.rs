@@ -5,6 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 use toolkit::Io;
 
+use crate::closed::Demands;
 use crate::config::{self, Config};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -71,14 +72,16 @@ pub(crate) fn must_exist(store: &Store, id: &Digest) -> Result<()> {
 /// Makes a snapshot of the last complete sync of every source; returns its id.
 ///
 /// # Errors
-/// [`Error::NotSynced`]; [`Error::Busy`]; [`Error::Rejected`]; [`Error::Write`].
+/// [`Error::NotSynced`]; [`Error::Busy`]; [`Error::Open`]; [`Error::Rejected`]; [`Error::Write`].
 pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
     config.some_sources()?;
     let (store, lock) = Store::writer(config.root()?)?;
     let key = SigningKey::load(config.signing_key()?)?;
+    let demands = Demands::read(config)?;
     let manifest = collect(&store, config, io)?;
     let (bytes, id) = manifest.encode()?;
     if store.path(format!("pub/snap/{id}")).is_dir() {
+        demands.prove_again(&store, &id, &manifest, io)?;
         let info = Info { confirmed: files::now(), ..Info::load(&store, &id)? };
         files::make_dir(&store.path(format!("snapshots/{id}")))?;
         store.write_json(Info::path(&id), &info)?;
@@ -86,7 +89,8 @@ pub(crate) fn create(config: &Config, io: &mut Io) -> Result<Digest> {
         return Ok(id);
     }
     let by = Publisher { store: &store, lock: &lock, config, signatures: Signatures::Make(&key) };
-    publish::publish(&by, &manifest, &bytes, &id, None)?;
+    publish::publish(&by, &manifest, &bytes, &id, None, &mut |tree| demands.prove(&store, &manifest, tree, io))?;
+    demands.remember(&store, &id)?;
     Ok(id)
 }
 

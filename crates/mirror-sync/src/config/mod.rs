@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) proxy: Option<String>,
     /// Where channel pointers live besides the static files.
     pub(crate) consul: Option<Consul>,
+    /// What every snapshot must be able to install.
+    pub(crate) closed: Option<Closed>,
     /// What is mirrored.
     #[serde(default)]
     pub(crate) sources: Vec<Source>,
@@ -106,6 +108,18 @@ pub(crate) struct Consul {
     /// Keys are `PREFIX/channel/NAME`.
     #[serde(default = "consul_prefix")]
     pub(crate) prefix: String,
+}
+
+/// `closed:`: a snapshot that cannot install what these catalogs name is refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Closed {
+    /// Compiled catalogs of nodes with apt; of a directory every `*.json` in it.
+    pub(crate) deb: Vec<PathBuf>,
+    /// Compiled catalogs of nodes with dnf.
+    pub(crate) rpm: Vec<PathBuf>,
+    /// The `/var/lib/dpkg/status` that nodes with apt begin with; absent: nothing is installed.
+    pub(crate) installed: Option<PathBuf>,
 }
 
 /// `node:`, what `apply` needs.
@@ -290,6 +304,9 @@ impl Config {
         let base = self.path.parent().map(Path::to_owned).unwrap_or_default();
         for source in &mut self.sources {
             source.resolve(&base);
+        }
+        if let Some(Closed { deb, rpm, installed }) = &mut self.closed {
+            deb.iter_mut().chain(rpm).chain(installed).for_each(|path| *path = base.join(&*path));
         }
         Ok(())
     }

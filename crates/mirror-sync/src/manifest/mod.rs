@@ -52,6 +52,16 @@ impl Source {
         }
     }
 
+    /// Returns the repository for apt, if it is one.
+    pub(crate) fn deb(&self) -> Option<&Deb> {
+        if let Self::Deb(deb) = self { Some(deb) } else { None }
+    }
+
+    /// Returns the repository for dnf, if it is one.
+    pub(crate) fn rpm(&self) -> Option<&Rpm> {
+        if let Self::Rpm(rpm) = self { Some(rpm) } else { None }
+    }
+
     /// Returns the directory of a snapshot where the source's files are; git repositories are elsewhere.
     pub(crate) fn directory(&self) -> Option<String> {
         match self {

@@ -3,6 +3,7 @@
 mod airgap;
 mod apply;
 mod apt;
+mod closed;
 mod convert;
 mod crash;
 mod dnf;
