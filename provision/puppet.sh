@@ -55,10 +55,11 @@ EOF
 
 # Where this node's packages come from; on the build node the file has the mirror's own sections too.
 mirror=$(meta mirror_address '')
-if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ] && [ "$(family)" = debian ]; then
+if [ -n "$mirror" ] && [ ! -s "$config_dir/site.sec.asc" ]; then
+    if [ "$(family)" = el ]; then taken="formats: [rpm], sources: [el$(major)]"; else taken="formats: [deb]"; fi
     atomic_write 0644 "$config_dir/mirror.yaml" <<EOF || true
 consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}
-node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(fact role), keyring: $config_dir/site.asc, formats: [deb], update: true}
+node: {mirror: "$mirror", channel: $(meta mirror_channel stable), role: $(fact role), keyring: $config_dir/site.asc, $taken, update: true}
 EOF
 fi
 

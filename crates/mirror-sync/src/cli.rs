@@ -230,9 +230,11 @@ pub enum Action {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: SocketAddr,
     },
-    /// On a node: point apt at the snapshot that its channel names
+    /// On a node: point apt or dnf at the snapshot that its channel names
+    ///
+    /// Everything is proven, and the client has fetched its lists, before its file is replaced in one step.
     Apply {
-        /// Print the sources file and change nothing
+        /// Print the files and change nothing
         #[arg(long)]
         print: bool,
     },

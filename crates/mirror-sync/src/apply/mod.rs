@@ -1,38 +1,35 @@
-//! `apply`: points a node's apt at the snapshot that its channel names.
+//! `apply`: points a node's apt and dnf at the snapshot that its channel names.
 //!
 //! Everything is proven before anything is touched: the pointer is resolved, the manifest has the
-//! snapshot's digest and the site's signature, each suite's `InRelease` carries that signature too (or is what the
-//! manifest says, where a source is published as its upstream signed it), and apt has
-//! fetched the new lists with a candidate file outside its own directories. Only then the sources file is
+//! snapshot's digest and the site's signature, each signed index carries that signature too (or is what the
+//! manifest says, where a source is published as its upstream signed it), and the node's own client has
+//! fetched the new lists with a candidate file outside its own directories. Only then the client's file is
 //! replaced, in one step. Until that instant the old sources stay as they were, so there is nothing to restore.
 
+mod apt;
+mod dnf;
 mod follow;
-mod sources;
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use toolkit::Io;
 use toolkit::dirs::under_root;
 use toolkit::lock::FileLock;
-use toolkit::process::Group;
 
-use crate::config::{Config, Node};
+use crate::config::{Config, Format, Node};
 use crate::consul::{Cluster, NodeState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::files;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Published};
 use crate::sign::Keyring;
 use follow::Followed;
 
-/// The file that is written.
-const SOURCES: &str = "/etc/apt/sources.list.d/stacktira.sources";
 /// Where candidates are tried.
 const STATE: &str = "/var/lib/stacktira/apply";
-/// Longest run of `apt-get update`.
+/// Longest run of a client that fetches lists.
 const UPDATE: Duration = Duration::from_secs(600);
 
 /// Applies the snapshot that this node is to use, or prints what would be written, and reports in Consul how it went.
@@ -46,8 +43,8 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     let cluster = config.consul.as_ref().map(Cluster::new).transpose()?;
     if print {
         let followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
-        let text = candidate(&fetcher, &keyring, node, &followed)?;
-        return io.out(text).map_err(Error::Output);
+        let candidates = candidates(&fetcher, &keyring, node, &followed)?;
+        return candidates.iter().try_for_each(|candidate| io.out(&candidate.text).map_err(Error::Output));
     }
     let state = under_root(Path::new(STATE));
     files::make_dir(&state)?;
@@ -56,7 +53,7 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
         .map_err(|error| Error::Write { path: error.path, source: error.source })?
         .ok_or(Error::Busy { path: lock, what: "apply" })?;
     let mut followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
-    if in_place().as_ref() != Some(&followed.id) && !followed.delay.is_zero() {
+    if in_place(node).as_ref() != Some(&followed.id) && !followed.delay.is_zero() {
         io.note(format_args!("letting others go first: {}", toolkit::duration::format(followed.delay)));
         std::thread::sleep(followed.delay);
         // It may have gone back meanwhile.
@@ -71,7 +68,40 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     done
 }
 
-/// Proves the snapshot, lets apt try it, and puts it in place.
+/// What a client is to be told.
+struct Candidate {
+    format: Format,
+    /// Where it is told.
+    path: PathBuf,
+    text: String,
+    /// Keys that the text names by their place, which follows from what they are.
+    keys: Vec<(PathBuf, String)>,
+}
+
+/// What is proven, and with what.
+struct Proof<'a> {
+    fetcher: &'a Fetcher,
+    /// The site's keys.
+    keyring: &'a Keyring,
+    node: &'a Node,
+    /// Address of the snapshot.
+    base: &'a str,
+}
+
+impl Proof<'_> {
+    /// Fetches a published file and checks that it is what the manifest says.
+    fn published(&self, repository: &str, file: &Published) -> Result<Vec<u8>> {
+        let url = format!("{repository}/{}", file.path);
+        let bytes = self.fetcher.get(&url, MAX_SIGNED)?;
+        if Digest::of(&bytes) == file.sha256 {
+            Ok(bytes)
+        } else {
+            Err(Error::forged(&url, "it is not what the manifest says"))
+        }
+    }
+}
+
+/// Proves the snapshot, lets the clients try it, and puts it in place.
 fn take(
     fetcher: &Fetcher,
     keyring: &Keyring,
@@ -81,44 +111,86 @@ fn take(
     io: &mut Io,
 ) -> Result<()> {
     let id = &followed.id;
-    let text = candidate(fetcher, keyring, node, followed)?;
-    let path = under_root(Path::new(SOURCES));
-    if std::fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+    let mut candidates = candidates(fetcher, keyring, node, followed)?;
+    candidates.retain(|candidate| std::fs::read(&candidate.path).ok().as_deref() != Some(candidate.text.as_bytes()));
+    if candidates.is_empty() {
         io.note(format_args!("snapshot {id} is in place"));
         return Ok(());
     }
-    if node.update {
-        let candidate = state.join("stacktira.sources");
-        toolkit::atomic::write(&candidate, text.as_bytes(), 0o644).map_err(Error::write(&candidate))?;
-        update(&candidate)?;
+    for candidate in &candidates {
+        for (path, key) in &candidate.keys {
+            write(path, key)?;
+        }
+        if node.update {
+            match candidate.format {
+                Format::Deb => apt::update(state, &candidate.text)?,
+                Format::Rpm => dnf::update(state, &candidate.text)?,
+            }
+        }
     }
-    if let Some(parent) = path.parent() {
-        files::make_dir(parent)?;
+    for candidate in &candidates {
+        write(&candidate.path, &candidate.text)?;
+        io.note(format_args!("{} now points at snapshot {id}", candidate.path.display()));
+        if candidate.format == Format::Rpm {
+            dnf::remove_other_keys(&candidate.keys)?;
+        }
     }
-    toolkit::atomic::write(&path, text.as_bytes(), 0o644).map_err(Error::write(&path))?;
-    io.note(format_args!("{} now points at snapshot {id}", path.display()));
     Ok(())
 }
 
-fn candidate(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<String> {
-    let base = format!("{}/snap/{}", node.mirror.trim_end_matches('/'), followed.id);
-    let manifest = manifest(fetcher, keyring, &base, &followed.id)?;
-    let header = format!("# Written by mirror-sync apply: channel {}, snapshot {}\n", followed.channel, followed.id);
-    Ok(header + &sources::text(&sources::Proof { fetcher, keyring, node, base: &base }, &manifest)?)
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        files::make_dir(parent)?;
+    }
+    toolkit::atomic::write(path, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(path))
 }
 
-/// Returns the snapshot that the sources file in place says it was written for.
-fn in_place() -> Option<Digest> {
-    let bytes = files::read_bounded(&under_root(Path::new(SOURCES)), 1 << 20).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    text.lines().next()?.strip_prefix("# Written by mirror-sync apply: ")?.rsplit(' ').next()?.parse().ok()
+fn candidates(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<Vec<Candidate>> {
+    let base = format!("{}/snap/{}", node.mirror.trim_end_matches('/'), followed.id);
+    let mut manifest = manifest(fetcher, keyring, &base, &followed.id)?;
+    if let Some(name) = node.sources.iter().find(|name| !manifest.sources.iter().any(|source| source.name() == *name)) {
+        return Err(Error::rejected(format!("snapshot {}", followed.id), format!("it has no source {name}")));
+    }
+    manifest.sources.retain(|source| node.sources.is_empty() || node.sources.iter().any(|name| name == source.name()));
+    let head = format!("{HEAD}channel {}, snapshot {}\n", followed.channel, followed.id);
+    let proof = Proof { fetcher, keyring, node, base: &base };
+    let candidate = |format: &Format| {
+        let (text, keys) = match format {
+            Format::Deb => (apt::text(&proof, &manifest)?, Vec::new()),
+            Format::Rpm => dnf::text(&proof, &manifest)?,
+        };
+        Ok(Candidate { format: *format, path: file_of(*format), text: format!("{head}{text}"), keys })
+    };
+    node.formats.iter().map(candidate).collect()
+}
+
+/// How each file begins.
+const HEAD: &str = "# Written by mirror-sync apply: ";
+/// Largest signed index.
+const MAX_SIGNED: u64 = 64 << 20;
+
+fn file_of(format: Format) -> PathBuf {
+    under_root(Path::new(match format {
+        Format::Deb => apt::FILE,
+        Format::Rpm => dnf::FILE,
+    }))
+}
+
+/// Returns the snapshot that the files in place say they were written for.
+fn in_place(node: &Node) -> Option<Digest> {
+    let named = |format: &Format| -> Option<Digest> {
+        let text = String::from_utf8(files::read_bounded(&file_of(*format), 1 << 20).ok()?).ok()?;
+        text.lines().next()?.strip_prefix(HEAD)?.rsplit(' ').next()?.parse().ok()
+    };
+    let first = named(node.formats.first()?)?;
+    node.formats.iter().all(|format| named(format).as_ref() == Some(&first)).then_some(first)
 }
 
 /// Tells the cluster how it went; the same words again are not written again within an hour.
 fn report(cluster: &Cluster, node: &Node, followed: &Followed, done: &Result<()>) -> Result<()> {
     let (word, message) = match done {
         Ok(()) => ("applied", String::new()),
-        Err(error @ (Error::Forged { .. } | Error::Damaged { .. })) => ("failed", toolkit::exit::chain(error)),
+        Err(error @ (Error::Forged { .. } | Error::Damaged { .. } | Error::Rejected { .. })) => ("failed", toolkit::exit::chain(error)),
         Err(error) => ("away", toolkit::exit::chain(error)),
     };
     let name = follow::name_of(node);
@@ -129,7 +201,7 @@ fn report(cluster: &Cluster, node: &Node, followed: &Followed, done: &Result<()>
         channel: followed.channel.clone(),
         by: followed.by.to_owned(),
         want: Some(followed.id.clone()),
-        have: in_place(),
+        have: in_place(node),
         state: word.to_owned(),
         at: files::now(),
         message: toolkit::exit::one_line(&message).chars().take(500).collect(),
@@ -158,45 +230,4 @@ fn manifest(fetcher: &Fetcher, keyring: &Keyring, base: &str, id: &Digest) -> Re
     let signature = fetcher.get(&format!("{url}.sig"), 64 << 10)?;
     keyring.verify_detached(&bytes, &signature).map_err(|message| Error::forged(format!("{url}.sig"), message))?;
     Manifest::decode(&bytes, Path::new(&url))
-}
-
-/// Lets apt fetch the lists of the candidate alone; the lists of other sources stay.
-fn update(candidate: &Path) -> Result<()> {
-    let mut command = Command::new("apt-get");
-    command.env_clear().env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    for name in ["APT_CONFIG", "http_proxy", "https_proxy", "no_proxy"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.args(["-q", "update", "--error-on=any", "-o", "APT::Get::List-Cleanup=false"]);
-    if let (Some(root), None) = (std::env::var_os("STACKTIRA_ROOT"), std::env::var_os("APT_CONFIG"))
-        && !root.is_empty()
-    {
-        command.arg("-o").arg(format!("Dir={}", root.to_string_lossy()));
-    }
-    command.arg("-o").arg(format!("Dir::Etc::SourceList={}", candidate.display()));
-    command.args(["-o", "Dir::Etc::SourceParts=/dev/null"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let away = |message: String| Error::unavailable("apt-get update", message);
-    let mut group = Group::spawn(&mut command).map_err(|error| away(format!("cannot run: {error}")))?;
-    let pipe = group.child().stderr.take().expect("stderr is piped");
-    let reader = std::thread::spawn(move || files::read_to_limit(pipe, 1 << 20).unwrap_or_default());
-    let status = match group.wait_until(Instant::now() + UPDATE).map_err(|error| away(error.to_string()))? {
-        Some(status) => status,
-        None => {
-            group.terminate(Duration::from_secs(5)).map_err(|error| away(error.to_string()))?;
-            return Err(away(format!("not done after {}", toolkit::duration::format(UPDATE))));
-        }
-    };
-    // Whatever still holds the pipe is ended, so that the reader ends.
-    group.signal(nix::sys::signal::Signal::SIGKILL);
-    let errors = reader.join().expect("the reader does not panic");
-    if status.success() {
-        return Ok(());
-    }
-    let errors = String::from_utf8_lossy(&errors);
-    let words: Vec<&str> = errors.lines().filter(|line| line.starts_with("E:")).take(3).collect();
-    Err(away(if words.is_empty() { status.to_string() } else { words.join("; ") }))
 }

@@ -139,6 +139,9 @@ pub(crate) struct Node {
     /// Package formats that are configured.
     #[serde(default = "deb_only")]
     pub(crate) formats: Vec<Format>,
+    /// The mirror's sources that this node uses; empty: all of its formats.
+    #[serde(default)]
+    pub(crate) sources: Vec<String>,
     /// Whether the package lists are fetched before the new sources are put in place.
     #[serde(default = "yes")]
     pub(crate) update: bool,
@@ -150,6 +153,8 @@ pub(crate) struct Node {
 pub(crate) enum Format {
     /// apt.
     Deb,
+    /// dnf.
+    Rpm,
 }
 
 fn four() -> usize {
@@ -296,8 +301,8 @@ impl Config {
             if !node.keyring.is_absolute() || node.keyring.to_str().is_none_or(has_space) {
                 return Err(self.bad("node.keyring", "must be an absolute path without spaces"));
             }
-            if node.formats.is_empty() {
-                return Err(self.bad("node.formats", "must name a format"));
+            if node.formats.is_empty() || node.formats == [node.formats[0]; 2] || node.formats.len() > 2 {
+                return Err(self.bad("node.formats", "must name deb, rpm, or each of them"));
             }
         }
         // Relative paths are the configuration file's, wherever the command runs.
@@ -394,7 +399,10 @@ mod tests {
         assert!(select("{clojure: [a]}").contains("clojure"));
         assert!(select("{closure: []}").contains("sources[0].select"));
         assert!(message("limits: {index: 1 TB}").contains("index"));
-        assert!(message("node: {mirror: 'http://m', channel: s, keyring: /k, formats: [rpm]}").contains("rpm"));
+        assert!(message("node: {mirror: 'http://m', channel: s, keyring: /k, formats: [apk]}").contains("apk"));
+        assert!(
+            message("node: {mirror: 'http://m', channel: s, keyring: /k, formats: [rpm, rpm]}").contains("formats")
+        );
     }
 
     #[test]

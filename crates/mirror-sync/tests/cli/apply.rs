@@ -1,7 +1,8 @@
 //! A node that follows a channel.
 
 use crate::apt::{Apt, usable};
-use crate::support::{Server, Site};
+use crate::rpm::{self, has_rpm, rpm};
+use crate::support::{Altered, Harm, Run, Server, Site, tree};
 use crate::upstream::{self, Repo};
 
 struct Node {
@@ -156,4 +157,181 @@ fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
         assert!(run.err.contains("it is not what the manifest says"), "{}", run.err);
         assert_eq!(node.sources(), Some(sources));
     }
+}
+
+/// A node with dnf, in the directory `node` of a site.
+struct DnfNode {
+    site: Site,
+    server: Server,
+}
+
+impl DnfNode {
+    fn new(site: Site) -> DnfNode {
+        let server = site.serve();
+        let mut site = site;
+        let node = site.path("node");
+        std::fs::create_dir_all(node.join("etc/dnf")).expect("made");
+        std::fs::write(node.join("etc/dnf/dnf.conf"), "[main]\nplugins=0\nzchunk=0\nretries=1\ntimeout=10\n")
+            .expect("writable");
+        // Whatever else the node has stays as it is.
+        std::fs::create_dir_all(node.join("etc/yum.repos.d")).expect("made");
+        std::fs::write(
+            node.join("etc/yum.repos.d/other.repo"),
+            "[other]\nname=o\nbaseurl=http://127.0.0.1:1\nenabled=0\n",
+        )
+        .expect("writable");
+        site.environment.push(("STACKTIRA_ROOT".into(), site.text("node")));
+        DnfNode { site, server }
+    }
+
+    fn configure(&self, keyring: &str) {
+        self.site.write_config_with(&format!(
+            "limits: {{retries: 0, stall: 5s}}\nnode: {{mirror: '{}', channel: stable, keyring: {}, formats: [rpm]}}\n",
+            self.server.url(),
+            self.site.text(keyring),
+        ));
+    }
+
+    fn file(&self) -> Option<String> {
+        std::fs::read_to_string(self.site.path("node/etc/yum.repos.d/stacktira.repo")).ok()
+    }
+
+    /// dnf with the files of the node, without asking anybody for metadata.
+    fn dnf(&self, arguments: &[&str]) -> Run {
+        let root = format!("--installroot={}", self.site.text("node"));
+        let mut all = vec![root.as_str(), "--releasever=9", "-q", "-y", "-C"];
+        all.extend(arguments);
+        rpm::run("dnf", &all, &self.site.path("node"))
+    }
+
+    fn candidate(&self, name: &str) -> String {
+        self.dnf(&["repoquery", "--latest-limit=1", "--qf", "%{version}", name]).is(0).out.trim().to_owned()
+    }
+
+    fn keys(&self) -> usize {
+        std::fs::read_dir(self.site.path("node/etc/pki/rpm-gpg")).map_or(0, Iterator::count)
+    }
+}
+
+#[test]
+fn a_node_with_dnf_follows_its_channel_and_keeps_what_it_has_when_something_is_wrong() {
+    if !has_rpm() {
+        return;
+    }
+    let site = rpm::site();
+    rpm(&site, "st-a", "1.0", "", "/usr/share/st-a/data");
+    let first = site.snapshot();
+    rpm(&site, "st-a", "2.0", "", "/usr/share/st-a/data");
+    let second = site.snapshot();
+    site.run(&["promote", &first, "--channel", "stable"]).is(0);
+    let mut node = DnfNode::new(site);
+    // A key file for apt does as well.
+    node.configure("site.gpg");
+    let site = &node.site;
+    let promote = |id: &str| site.run(&["promote", id, "--channel", "stable"]).is(0);
+    let printed = site.run(&["apply", "--print"]).is(0).out;
+    assert_eq!(node.file(), None);
+    site.run(&["apply"]).is(0);
+    assert_eq!(node.file().as_deref(), Some(printed.as_str()));
+    assert!(printed.contains(&format!("/snap/{first}/rpm/own\n")), "{printed}");
+    assert_eq!(node.candidate("st-a"), "1.0");
+    assert!(site.run(&["-v", "apply"]).is(0).err.contains("is in place"));
+    promote(&second);
+    site.run(&["apply"]).is(0);
+    assert_eq!(node.candidate("st-a"), "2.0");
+    site.run(&["rollback", "--channel", "stable"]).is(0);
+    site.run(&["apply"]).is(0);
+    assert_eq!(node.candidate("st-a"), "1.0");
+    assert_eq!(node.keys(), 1);
+
+    let before = tree(&site.path("node/etc"));
+    // Nothing of it is in dnf's cache yet.
+    rpm(site, "st-a", "3.0", "", "/usr/share/st-a/data");
+    node.configure("site.asc");
+    let third = site.snapshot();
+    promote(&third);
+    let stays = |what: &str, code: i32| {
+        let run = site.run(&["apply"]);
+        assert_eq!(run.code, code, "{what}: {}", run.err);
+        assert_eq!(tree(&site.path("node/etc")), before, "{what}");
+    };
+    site.run(&["keygen", "--out", &site.text("other.sec.asc"), "--public", &site.text("other.asc")]).is(0);
+    node.configure("other.asc");
+    stays("another key", 1);
+    node.configure("site.asc");
+    let own = site.published(&third).join("rpm/own/repodata");
+    for harm in [Harm::Flipped, Harm::Cut] {
+        for name in ["repomd.xml", "repomd.xml.asc"] {
+            let _altered = Altered::new(own.join(name), harm);
+            stays(name, 1);
+        }
+    }
+    for (harm, part) in [(Harm::Flipped, "-primary.xml"), (Harm::Missing, "-filelists.xml")] {
+        let name = tree(&own).into_iter().map(|(name, _)| name).find(|name| name.contains(part)).expect("there");
+        // Everything is genuine but dnf cannot fetch an index.
+        let _altered = Altered::new(own.join(name), harm);
+        stays(part, 69);
+    }
+    node.site.run(&["apply"]).is(0);
+    assert_eq!(node.candidate("st-a"), "3.0");
+    promote(&first);
+    node.server.terminate();
+    let before = tree(&node.site.path("node/etc"));
+    node.site.run(&["apply"]).is(69);
+    assert_eq!(tree(&node.site.path("node/etc")), before, "the mirror is away");
+}
+
+#[test]
+fn dnf_gets_the_keys_of_an_upstream_that_is_mirrored_whole() {
+    if !has_rpm() {
+        return;
+    }
+    let upstream = rpm::site();
+    rpm(&upstream, "st-up", "1.0", "", "/usr/share/st-up/data");
+    let id = upstream.snapshot();
+    let served = test_support::upstream::Upstream::serve(&upstream.published(&id).join("rpm/own"));
+    let mut site = Site::new();
+    site.extra = format!(
+        "- {{name: el, type: rpm, url: '{}', keyring: {}}}\n- {{name: own, type: rpm, dir: {}}}\n",
+        served.url(),
+        upstream.text("site.asc"),
+        site.text("rpms")
+    );
+    std::fs::create_dir(site.path("rpms")).expect("made");
+    rpm(&site, "st-own", "1.0", "", "/usr/share/st-own/data");
+    site.write_config();
+    let id = site.snapshot();
+    site.run(&["promote", &id, "--channel", "stable"]).is(0);
+    let node = DnfNode::new(site);
+    node.configure("site.gpg");
+    node.site.run(&["apply"]).is(0);
+    assert_eq!(node.keys(), 2);
+    assert_eq!((node.candidate("st-up"), node.candidate("st-own")), ("1.0".into(), "1.0".into()));
+    let file = node.file();
+    {
+        let _altered = Altered::new(node.site.published(&id).join("rpm/el/repodata/repomd.xml.asc"), Harm::Flipped);
+        // What is in place is proven each time.
+        let run = node.site.run(&["apply"]).is(1);
+        assert!(run.err.contains("it is not what the manifest says"), "{}", run.err);
+    }
+    assert_eq!(node.file(), file);
+    // Not every node uses every source.
+    let config = std::fs::read_to_string(node.site.path("mirror.yaml")).expect("there");
+    let of = |names: &str| config.replace("formats: [rpm]", &format!("formats: [rpm], sources: [{names}]"));
+    std::fs::write(node.site.path("mirror.yaml"), of("own, none")).expect("writable");
+    assert!(node.site.run(&["apply"]).is(1).err.contains("no source none"));
+    std::fs::write(node.site.path("mirror.yaml"), of("own")).expect("writable");
+    let one = node.site.run(&["apply", "--print"]).is(0).out;
+    assert!(one.contains("[stacktira-own]") && !one.contains("[stacktira-el]"), "{one}");
+    // Only what the site makes itself: the other key goes.
+    let mut site = node.site;
+    site.extra = format!("- {{name: own, type: rpm, dir: {}}}\n", site.text("rpms"));
+    site.write_config();
+    let id = site.snapshot();
+    site.run(&["promote", &id, "--channel", "stable"]).is(0);
+    let node = DnfNode { site, server: node.server };
+    node.configure("site.gpg");
+    node.site.run(&["apply"]).is(0);
+    assert_eq!(node.keys(), 1);
+    assert!(node.site.path("node/etc/yum.repos.d/other.repo").is_file());
 }

@@ -1,4 +1,4 @@
-//! The sources file: what apt is told of a snapshot, once it is proven that the snapshot's manifest vouches for it.
+//! apt: what it is told of a snapshot, once it is proven that the snapshot's manifest vouches for it.
 //!
 //! Of a source whose index the site makes, each suite's `InRelease` has to carry the site's signature, and apt is given
 //! the site's keys. A source that is published as its upstream signed it is proven by the digest that the manifest
@@ -7,27 +7,18 @@
 //! newer, and whether the channel is too old is what `max_age` watches.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use crate::config::{Format, Node};
+use super::{MAX_SIGNED, Proof, UPDATE};
+use crate::child;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::fetch::Fetcher;
 use crate::manifest::{Deb, Manifest, Source};
 use crate::repository;
 use crate::sign::Keyring;
 
-/// Largest signed index.
-const MAX_RELEASE: u64 = 64 << 20;
-
-/// What is needed to prove a snapshot's sources.
-pub(super) struct Proof<'a> {
-    pub(super) fetcher: &'a Fetcher,
-    /// The site's keys.
-    pub(super) keyring: &'a Keyring,
-    pub(super) node: &'a Node,
-    /// Address of the snapshot.
-    pub(super) base: &'a str,
-}
+/// The file that is written.
+pub(super) const FILE: &str = "/etc/apt/sources.list.d/stacktira.sources";
 
 /// Proves every source for apt and returns their stanzas.
 ///
@@ -35,11 +26,7 @@ pub(super) struct Proof<'a> {
 /// [`Error::Forged`]; [`Error::Unavailable`].
 pub(super) fn text(proof: &Proof<'_>, manifest: &Manifest) -> Result<String> {
     let mut text = String::new();
-    for source in &manifest.sources {
-        let Source::Deb(deb) = source else { continue };
-        if !proof.node.formats.contains(&Format::Deb) {
-            continue;
-        }
+    for deb in manifest.sources.iter().filter_map(Source::deb) {
         let repository = format!("{}/deb/{}", proof.base, deb.name);
         let _ = write!(
             text,
@@ -68,7 +55,7 @@ impl Proof<'_> {
     fn signed_by_site(&self, deb: &Deb, repository: &str) -> Result<()> {
         for suite in &deb.suites {
             let url = format!("{repository}/dists/{suite}/InRelease");
-            let message = self.fetcher.get(&url, MAX_RELEASE)?;
+            let message = self.fetcher.get(&url, MAX_SIGNED)?;
             let release = self.keyring.verify_cleartext(&message).map_err(|why| Error::forged(&url, why))?;
             // The signed index files are those that the signed manifest names.
             let known = |path: &str, digest: &Digest| {
@@ -97,14 +84,37 @@ impl Proof<'_> {
                 }
             };
             for file in signed {
-                let url = format!("{repository}/{}", file.path);
-                if Digest::of(&self.fetcher.get(&url, MAX_RELEASE)?) != file.sha256 {
-                    return Err(Error::forged(&url, "it is not what the manifest says"));
-                }
+                self.published(repository, file)?;
             }
         }
         Ok(())
     }
+}
+
+/// Lets apt fetch the lists of a candidate alone; the lists of other sources stay.
+///
+/// # Errors
+/// [`Error::Unavailable`]; [`Error::Write`].
+pub(super) fn update(state: &Path, text: &str) -> Result<()> {
+    let candidate = state.join("stacktira.sources");
+    super::write(&candidate, text)?;
+    let mut command = child::command("apt-get", &["APT_CONFIG", "http_proxy", "https_proxy", "no_proxy"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["-q", "update", "--error-on=any", "-o", "APT::Get::List-Cleanup=false"]);
+    if let (Some(root), None) = (std::env::var_os("STACKTIRA_ROOT"), std::env::var_os("APT_CONFIG"))
+        && !root.is_empty()
+    {
+        command.arg("-o").arg(format!("Dir={}", root.to_string_lossy()));
+    }
+    command.arg("-o").arg(format!("Dir::Etc::SourceList={}", candidate.display()));
+    command.args(["-o", "Dir::Etc::SourceParts=/dev/null"]);
+    let away = |message: String| Error::unavailable("apt-get update", message);
+    let answer = child::run(&mut command, UPDATE).map_err(away)?;
+    if answer.status.success() {
+        return Ok(());
+    }
+    let words: Vec<&str> = answer.err.lines().filter(|line| line.starts_with("E:")).take(3).collect();
+    Err(away(if words.is_empty() { answer.status.to_string() } else { words.join("; ") }))
 }
 
 /// Text as the value of a field: a space before each line, a dot for an empty one.
