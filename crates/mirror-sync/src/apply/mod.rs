@@ -190,7 +190,9 @@ fn in_place(node: &Node) -> Option<Digest> {
 fn report(cluster: &Cluster, node: &Node, followed: &Followed, done: &Result<()>) -> Result<()> {
     let (word, message) = match done {
         Ok(()) => ("applied", String::new()),
-        Err(error @ (Error::Forged { .. } | Error::Damaged { .. } | Error::Rejected { .. })) => ("failed", toolkit::exit::chain(error)),
+        Err(error @ (Error::Forged { .. } | Error::Damaged { .. } | Error::Rejected { .. })) => {
+            ("failed", toolkit::exit::chain(error))
+        }
         Err(error) => ("away", toolkit::exit::chain(error)),
     };
     let name = follow::name_of(node);
