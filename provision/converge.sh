@@ -87,8 +87,7 @@ last=$(sed -n 's/.*"exit_code": \([0-9]*\).*"duration": \([0-9]*\).*/\1 \2/p' "$
 publish running "${last% *}" "${last#* }"
 
 mirror=$(meta mirror_address '')
-# `mirror-sync apply` writes apt's sources; elsewhere a node stays at the snapshot of its bootstrap.
-if [ -n "$mirror" ] && [ "$(family)" = debian ]; then
+if [ -n "$mirror" ]; then
     code=0
     mirror-sync --config "$config_dir/mirror.yaml" apply || code=$?
     # Consul's policies may not be laid yet where the whole cluster is new.
@@ -98,11 +97,11 @@ if [ -n "$mirror" ] && [ "$(family)" = debian ]; then
     fi
     # 69: the mirror or Consul is away. What is installed stays, and the run goes on with it.
     case $code in
-        0) packages_follow "$(snapshot_id)" || fail "going back to the snapshot's packages" $? ;;
+        0) [ "$(family)" = el ] || packages_follow "$(snapshot_id)" || fail "going back to the snapshot's packages" $? ;;
         69) log "warning: the mirror cannot be asked; going on with what is here" ;;
         *) fail "mirror-sync apply" $code ;;
     esac
-    dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
+    [ "$(family)" = el ] || dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
 fi
 
 code=0
