@@ -6,13 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use git2::Repository;
-
 use crate::cache;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault};
 use crate::fleet::{self, Known};
-use crate::git::{self, Head, Remote, Shelf, Target, Want};
+use crate::git::{self, Head, Remote, Shelf, Store, Target, Want};
 use crate::job::{Attempt, Job, Setup};
 use crate::place::{self, tree_in};
 use crate::program::Program;
@@ -86,7 +84,7 @@ impl Try<'_> {
             let _hand = self.setup.hands.take("");
             match self.setup.mode {
                 // Nothing needs to be copied but the files.
-                Mode::Export => job.export(self.setup, &source, &target),
+                Mode::Export => job.export(self.setup, (&source).into(), &target),
                 Mode::Clone => job.make_clone(self.setup, Remote::Local(path), &heads, &target, None),
             }
         };
@@ -243,7 +241,7 @@ impl Try<'_> {
         remote: Remote<'_>,
         targets: &[Target],
         objects: &Path,
-    ) -> Result<Vec<Repository>, Fault> {
+    ) -> Result<Vec<Store>, Fault> {
         let made = std::cell::Cell::new(0);
         let disk = || match cache {
             Some(cache) => cache.open(),
@@ -254,9 +252,9 @@ impl Try<'_> {
             }
         };
         let shelf = Shelf { disk: &disk, memory: cache.is_none() };
-        let mut stores: Vec<Repository> = Vec::new();
+        let mut stores: Vec<Store> = Vec::new();
         if let Some(cache) = cache {
-            stores.push(cache.open()?);
+            stores.push(cache.open()?.into());
         }
         let mut rest = Vec::new();
         for target in targets {

@@ -32,7 +32,7 @@ pub(crate) fn check_out(
         Err(err) if err.code() != git2::ErrorCode::NotFound => return Err(fail(err)),
         _ => {}
     }
-    let written = tree::write(clone, tree, path)?;
+    let written = tree::write(clone.into(), tree, path)?;
     let mut index = clone.index().map_err(fail)?;
     // All entries, submodules too; then those on the disk with what lets git see that they are unchanged.
     index.read_tree(tree).map_err(fail)?;

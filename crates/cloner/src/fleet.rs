@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use git2::{Oid, Repository};
+use git2::Oid;
 use sha2::{Digest as _, Sha256};
 use ureq::http::{StatusCode, header};
 
 use crate::fault::{Cause, Fault};
-use crate::git::{self, Head, Shelf};
+use crate::git::{self, Head, Shelf, Store};
 use crate::http::{Client, Session};
 use crate::refsindex::{self, Index, Pack, Refs};
 use crate::source::{HttpUrl, Mirror};
@@ -132,7 +132,7 @@ pub(crate) fn fetch_pack(
     pack: &Pack,
     deadline: Instant,
     shelf: &Shelf<'_>,
-) -> Result<Option<Repository>, Fault> {
+) -> Result<Option<Store>, Fault> {
     let session = client.session(url, deadline);
     let response = session.get(&refsindex::pack_path(&pack.digest), None)?;
     if response.status() != StatusCode::OK {

@@ -4,11 +4,12 @@ mod commits;
 mod everything;
 mod local;
 mod old;
+mod store;
 mod want;
 
 use std::path::Path;
 
-use git2::{Direction, Oid, Repository};
+use git2::{Direction, Oid};
 
 use crate::fault::{Cause, Fault};
 use crate::http::{Greeting, Session, Stream};
@@ -19,6 +20,7 @@ use crate::v2::{self, Answer};
 pub(crate) use commits::{Shelf, fetch_between, receive};
 pub(crate) use everything::fetch_all;
 pub(crate) use local::{commit, init, list_local, open_local, share};
+pub(crate) use store::{Blobs, Objects, Reader, Store};
 pub(crate) use want::{Head, Target, Want};
 
 /// Most bytes that one repository may send.
@@ -54,15 +56,15 @@ impl Remote<'_> {
     }
 
     /// Fetches the commits of `targets` without their history.
-    pub(crate) fn fetch_commits(self, targets: &[Target], shelf: &Shelf<'_>) -> Result<Repository, Fault> {
+    pub(crate) fn fetch_commits(self, targets: &[Target], shelf: &Shelf<'_>) -> Result<Store, Fault> {
         match self {
             Self::Session(session) => commits::fetch_commits(session, targets, shelf),
             Self::Program(program) => {
                 let store = (shelf.disk)()?;
                 program.fetch_commits(&store, targets)?;
-                Ok(store)
+                Ok(store.into())
             }
-            Self::Local(path) => open_local(path),
+            Self::Local(path) => open_local(path).map(Store::from),
             Self::Nothing => Err(offline()),
         }
     }

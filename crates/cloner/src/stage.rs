@@ -6,7 +6,7 @@ use git2::Repository;
 
 use crate::checkout;
 use crate::fault::{Cause, Fault, Retry};
-use crate::git::{self, Head, Remote, Target};
+use crate::git::{self, Head, Objects, Remote, Store, Target};
 use crate::job::{Attempt, Job, Setup};
 use crate::place::{self, Part, Staged, tree_in};
 use crate::record::{GitDir, Record};
@@ -15,22 +15,17 @@ use crate::tree::{self, Written};
 
 impl Job<'_> {
     /// Exports `target` from whichever of `stores` has it.
-    pub(crate) fn export_from(
-        &self,
-        setup: &Setup<'_>,
-        stores: &[Repository],
-        target: &Target,
-    ) -> Result<Attempt, Fault> {
-        let has = |store: &&Repository| target.is_in(store);
+    pub(crate) fn export_from(&self, setup: &Setup<'_>, stores: &[Store], target: &Target) -> Result<Attempt, Fault> {
+        let has = |store: &&Store| target.is_in(store);
         let store = stores.iter().find(has).or(stores.first()).expect("there is one for each target");
         let target = Target { oid: git::commit(store, target.oid)?.id(), ..target.clone() };
-        self.export(setup, store, &target)
+        self.export(setup, store.objects(), &target)
     }
 
-    pub(crate) fn export(&self, setup: &Setup<'_>, source: &Repository, target: &Target) -> Result<Attempt, Fault> {
-        let tree = tree_of(source, target)?;
+    pub(crate) fn export(&self, setup: &Setup<'_>, source: Objects<'_>, target: &Target) -> Result<Attempt, Fault> {
+        let tree = tree_of(source.repository, target)?;
         self.check_locked(&tree.id().to_string())?;
-        let checked = self.check_signed(source, target)?;
+        let checked = self.check_signed(source.repository, target)?;
         setup.site.make_stage()?;
         std::fs::create_dir_all(&self.staging).map_err(|err| Fault::disk(&self.staging, &err))?;
         let written = tree::write(source, &tree, &tree_in(&self.staging))?;
@@ -94,7 +89,7 @@ impl Job<'_> {
             None => clone.set_head_detached(target.oid).map_err(fail)?,
         }
         let (git, written) = checkout::check_out(&clone, &path, &target, &tree)?;
-        self.staged(setup, &target, &clone, &tree, checked, Some(git), written)
+        self.staged(setup, &target, (&clone).into(), &tree, checked, Some(git), written)
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is a fact of its own about one tree")]
@@ -102,13 +97,13 @@ impl Job<'_> {
         &self,
         setup: &Setup<'_>,
         target: &Target,
-        repository: &Repository,
+        objects: Objects<'_>,
         tree: &git2::Tree<'_>,
         checked: Option<String>,
         git: Option<GitDir>,
         written: Written,
     ) -> Result<Attempt, Fault> {
-        let submodules = if self.repo.submodules { self.parts(repository, tree, &written)? } else { Vec::new() };
+        let submodules = if self.repo.submodules { self.parts(objects, tree, &written)? } else { Vec::new() };
         let record = Record {
             v: Record::version(),
             name: self.repo.name.clone(),
@@ -130,8 +125,8 @@ impl Job<'_> {
     }
 
     /// Finds the submodules that the tree wants.
-    fn parts(&self, repository: &Repository, tree: &git2::Tree<'_>, written: &Written) -> Result<Vec<Part>, Fault> {
-        let (submodules, chain) = submodule::of_tree(repository, tree, written, &self.source, &self.chain)?;
+    fn parts(&self, objects: Objects<'_>, tree: &git2::Tree<'_>, written: &Written) -> Result<Vec<Part>, Fault> {
+        let (submodules, chain) = submodule::of_tree(objects, tree, written, &self.source, &self.chain)?;
         let part = |submodule: Submodule| {
             let like = self.like.as_ref().map(|like| like.join("modules").join(&submodule.name));
             let like = like.filter(|like| like.join("HEAD").is_file());

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use git2::{ObjectType, Oid, Repository, Tree};
+use git2::{ObjectType, Oid, Tree};
 
 use crate::fault::{Cause, Fault};
+use crate::git::Objects;
 use crate::gitmodules::{self, Section};
 use crate::job;
 use crate::source::Source;
@@ -81,7 +82,7 @@ impl Chain {
 
 /// Returns the submodules of the tree that was written as `written` from `source`, and the chain above them.
 pub(crate) fn of_tree(
-    repository: &Repository,
+    objects: Objects<'_>,
     tree: &Tree<'_>,
     written: &Written,
     source: &Source,
@@ -98,7 +99,7 @@ pub(crate) fn of_tree(
     if written.submodules.len() > MAX_COUNT {
         return Err(refuse(format!("there are more than {MAX_COUNT}")));
     }
-    let sections = read(repository, tree).map_err(|why| refuse(format!("{FILE}: {why}")))?;
+    let sections = read(objects, tree).map_err(|why| refuse(format!("{FILE}: {why}")))?;
     judge(&sections, written).map_err(refuse)?;
     let mut submodules = Vec::new();
     for (path, commit) in &written.submodules {
@@ -118,18 +119,18 @@ pub(crate) fn of_tree(
     Ok((submodules, chain))
 }
 
-fn read(repository: &Repository, tree: &Tree<'_>) -> Result<Vec<Section>, String> {
+fn read(objects: Objects<'_>, tree: &Tree<'_>) -> Result<Vec<Section>, String> {
     let text = |err: git2::Error| err.message().to_owned();
     let Some(entry) = tree.get_name(FILE) else { return Ok(Vec::new()) };
-    let odb = repository.odb().map_err(text)?;
-    let (size, kind) = odb.read_header(entry.id()).map_err(text)?;
+    let reader = objects.reader().map_err(|fault| fault.message)?;
+    let (size, kind) = reader.header(entry.id()).map_err(text)?;
     if kind != ObjectType::Blob || entry.filemode() & 0o170_000 != 0o100_000 {
         return Err("it is not a file".to_owned());
     }
     if size > gitmodules::MAX_BYTES {
         return Err(format!("it is larger than {} KiB", gitmodules::MAX_BYTES >> 10));
     }
-    gitmodules::parse(odb.read(entry.id()).map_err(text)?.data())
+    gitmodules::parse(&reader.read(entry.id()).map_err(text)?)
 }
 
 /// Judges all that is said, whether or not the tree has it: who writes such things means no good.

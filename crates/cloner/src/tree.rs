@@ -17,11 +17,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use git2::{ObjectType, Oid, Repository};
+use git2::{ObjectType, Oid};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::fault::{Cause, Fault};
+use crate::git::Objects;
 
 pub(crate) use compare::{Depth, changes, is_untouched};
 pub(crate) use share::share;
@@ -175,15 +176,15 @@ pub(crate) struct Written {
 }
 
 /// Writes the tree into `into`, where nothing of it may be yet. Submodules become empty directories.
-pub(crate) fn write(repository: &Repository, tree: &git2::Tree<'_>, into: &Path) -> Result<Written, Fault> {
+pub(crate) fn write(objects: Objects<'_>, tree: &git2::Tree<'_>, into: &Path) -> Result<Written, Fault> {
     match make_dir(into) {
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.map_err(|err| Fault::disk(into, &err))?,
     }
-    let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
+    let reader = objects.reader()?;
     let (mut entries, mut directories, mut submodules) = (Vec::new(), Vec::new(), Vec::new());
     let mut made = |below: &Path| directories.push(Directory { path: escape(below).into_owned(), stat: Stat::NONE });
-    Walk::new(repository)?.run(tree, &mut PathBuf::new(), &mut |below, item| {
+    Walk::new(objects)?.run(tree, &mut PathBuf::new(), &mut |below, item| {
         let path = into.join(below);
         let disk = |err: io::Error| Fault::disk(&path, &err);
         let (oid, meta) = match item {
@@ -201,8 +202,9 @@ pub(crate) fn write(repository: &Repository, tree: &git2::Tree<'_>, into: &Path)
                 (oid, fs::symlink_metadata(&path).map_err(disk)?)
             }
             Item::File { oid, mode } => {
-                let blob = odb.read(oid).map_err(|err| Fault::git(Cause::Network, &format!("object {oid}"), &err))?;
-                (oid, write_file(&path, blob.data(), mode).map_err(disk)?)
+                let blob =
+                    reader.read(oid).map_err(|err| Fault::git(Cause::Network, &format!("object {oid}"), &err))?;
+                (oid, write_file(&path, &blob, mode).map_err(disk)?)
             }
         };
         entries.push(Entry::new(below, oid, &meta));

@@ -4,7 +4,7 @@ use std::io::{Read, Write as _};
 
 use git2::{Oid, Repository};
 
-use super::{MAX_PACK, Target, ask, list, old, unique};
+use super::{MAX_PACK, Store, Target, ask, list, old, unique};
 use crate::fault::{Cause, Fault};
 use crate::http::Session;
 use crate::pack;
@@ -19,7 +19,7 @@ pub(crate) struct Shelf<'a> {
 }
 
 /// Fetches the commits of `targets` without their history, all at once, and returns where they are.
-pub(super) fn fetch_commits(session: &Session, targets: &[Target], shelf: &Shelf<'_>) -> Result<Repository, Fault> {
+pub(super) fn fetch_commits(session: &Session, targets: &[Target], shelf: &Shelf<'_>) -> Result<Store, Fault> {
     let wants: Vec<Oid> = unique(targets.iter().flat_map(|target| [Some(target.oid), target.tag]).flatten());
     let question = v2::fetch(&Ask { wants: &wants, haves: &[], shallow: true });
     match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, shelf))) {
@@ -29,7 +29,7 @@ pub(super) fn fetch_commits(session: &Session, targets: &[Target], shelf: &Shelf
             for target in targets {
                 old::fetch_commit(session, &store, target)?;
             }
-            return Ok(store);
+            return Ok(store.into());
         }
         // A server may give away tips only; then all history is searched.
         Err(fault) if fault.in_answer && targets.iter().any(|target| target.refname.is_none()) => {}
@@ -38,7 +38,7 @@ pub(super) fn fetch_commits(session: &Session, targets: &[Target], shelf: &Shelf
     let tips = unique(list(session, &[], true)?.iter().map(|head| head.oid));
     let store = (shelf.disk)()?;
     fetch_into(session, &store, &Ask { wants: &tips, haves: &[], shallow: false })?;
-    Ok(store)
+    Ok(store.into())
 }
 
 /// Fetches what leads from `old` to `new` into memory, or fails as `large` does if it is too much for that.
@@ -47,7 +47,7 @@ pub(crate) fn fetch_between(
     old: Oid,
     new: Oid,
     large: &dyn Fn() -> Result<Repository, Fault>,
-) -> Result<Repository, Fault> {
+) -> Result<Store, Fault> {
     let question = v2::fetch(&Ask { wants: &[new], haves: &[old], shallow: false });
     let shelf = Shelf { disk: large, memory: true };
     match ask(session, &question, |body| Ok(receive(session, v2::Pack::open(body)?, &shelf)))? {
@@ -66,12 +66,12 @@ pub(super) fn fetch_into(session: &Session, store: &Repository, what: &Ask<'_>) 
 }
 
 /// Reads a pack into memory, or onto the disk if it is too large for that.
-pub(crate) fn receive(session: &Session, mut pack: impl Read, shelf: &Shelf<'_>) -> Result<Repository, Fault> {
+pub(crate) fn receive(session: &Session, mut pack: impl Read, shelf: &Shelf<'_>) -> Result<Store, Fault> {
     let mut bytes = Vec::new();
     if !shelf.memory {
         let store = (shelf.disk)()?;
         keep(session, pack, bytes, &store)?;
-        return Ok(store);
+        return Ok(store.into());
     }
     let limit = pack::MAX_BYTES as u64 + 1;
     (&mut pack).take(limit).read_to_end(&mut bytes).map_err(|err| session.read_fault(&err))?;
@@ -80,7 +80,7 @@ pub(crate) fn receive(session: &Session, mut pack: impl Read, shelf: &Shelf<'_>)
         let odb = git2::Odb::new().map_err(memory)?;
         odb.add_new_mempack_backend(1).map_err(memory)?;
         match pack::unpack(&bytes, &odb) {
-            Ok(()) => return Repository::from_odb(odb).map_err(memory),
+            Ok(blobs) => return Ok(Store::new(Repository::from_odb(odb).map_err(memory)?, blobs)),
             Err(pack::Refused::Damaged(why)) => {
                 return Err(Fault::network(format!("{}: the pack is damaged: {why}", session.base())));
             }
@@ -89,7 +89,7 @@ pub(crate) fn receive(session: &Session, mut pack: impl Read, shelf: &Shelf<'_>)
     }
     let store = (shelf.disk)()?;
     keep(session, pack, bytes, &store)?;
-    Ok(store)
+    Ok(store.into())
 }
 
 /// Writes a pack, of which `begun` has been read, into `store`.

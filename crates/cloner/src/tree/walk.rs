@@ -9,6 +9,7 @@ use git2::{ObjectType, Oid, Repository};
 
 use super::escape;
 use crate::fault::{Cause, Fault};
+use crate::git::{Objects, Reader};
 
 /// Largest file that is written.
 const MAX_FILE: usize = 1 << 30;
@@ -29,15 +30,14 @@ pub(super) enum Item<'a> {
 
 pub(super) struct Walk<'r> {
     repository: &'r Repository,
-    odb: git2::Odb<'r>,
+    reader: Reader<'r>,
     entries: usize,
     bytes: u64,
 }
 
 impl<'r> Walk<'r> {
-    pub(super) fn new(repository: &'r Repository) -> Result<Self, Fault> {
-        let odb = repository.odb().map_err(|err| Fault::git(Cause::Disk, "cannot read objects", &err))?;
-        Ok(Self { repository, odb, entries: 0, bytes: 0 })
+    pub(super) fn new(objects: Objects<'r>) -> Result<Self, Fault> {
+        Ok(Self { repository: objects.repository, reader: objects.reader()?, entries: 0, bytes: 0 })
     }
 
     pub(super) fn run(
@@ -76,7 +76,7 @@ impl<'r> Walk<'r> {
                 }
                 0o160_000 => visit(path, Item::Submodule { oid })?,
                 mode => {
-                    let (size, kind) = self.odb.read_header(oid).map_err(damaged)?;
+                    let (size, kind) = self.reader.header(oid).map_err(damaged)?;
                     if kind != ObjectType::Blob {
                         return refuse(path, "is no file");
                     }
@@ -85,14 +85,14 @@ impl<'r> Walk<'r> {
                         return refuse(path, "is too large");
                     }
                     if mode == 0o120_000 {
-                        let blob = self.odb.read(oid).map_err(damaged)?;
+                        let blob = self.reader.read(oid).map_err(damaged)?;
                         if name.eq_ignore_ascii_case(b".gitmodules") {
                             return refuse(path, "is a symbolic link, which could make git read another file");
                         }
-                        if !is_safe_link(path, blob.data()) {
+                        if !is_safe_link(path, &blob) {
                             return refuse(path, "is a symbolic link that leaves the tree");
                         }
-                        visit(path, Item::Link { oid, target: blob.data() })?;
+                        visit(path, Item::Link { oid, target: &blob })?;
                     } else {
                         let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
                         visit(path, Item::File { oid, mode })?;
