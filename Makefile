@@ -37,8 +37,8 @@ install: man ## install below DESTDIR/PREFIX
 	install -m 755 $(addprefix $(BINARIES)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(addprefix target/man/,$(addsuffix .1,$(TOOLS))) $(DESTDIR)$(PREFIX)/share/man/man1
 
-up: deb ## bring up the seven nodes of the local environment; STAGE=cluster, identity or cloud
-	@$(if $(STAGE),STK_LOCAL_STAGE=$(STAGE)) $(LOCAL) up
+up: deb ## OpenStack on seven local nodes, until a server answers; STAGE=identity ends at Keystone, STAGE=cluster at Consul
+	@$(if $(STAGE),STK_LOCAL_STAGE=$(STAGE)) $(LOCAL) up --server
 
 down: ## remove the local environment; the image and the fetched packages stay
 	@$(LOCAL) destroy

@@ -31,6 +31,13 @@ says "that says so" '^\{"type":"node","v":1,"node":"infra1","role":"infra","addr
 fails_with 1 "exec in a node that does not run" "$stk" exec infra1 true
 says "says what to do" 'next: stk-local up infra1'
 fails_with 1 "kick without nodes" "$stk" kick
+fails_with 1 "a server in a cluster that does not run" "$stk" server
+says "says what to do" 'next: stk-local up control1'
+mkdir -p "$STK_LOCAL_DIR/none"
+echo identity >"$STK_LOCAL_DIR/none/stage"
+fails_with 1 "a server in a cluster that was made without a cloud" "$stk" server
+says "says what to do" 'was made for the stage identity; next: stk-local destroy'
+fails_with 2 "an unknown stage is usage" env STK_LOCAL_STAGE=orbit "$stk" status
 ok "destroy of nothing is done" "$stk" destroy
 
 # A machine without systemd-nspawn: everything else of PATH is there.

@@ -52,7 +52,8 @@ is "five services have three endpoints each" "$(cloud endpoint list -f value -c 
 for service in keystone glance-api placement nova-api nova-metadata neutron-server; do
     ok "the proxies balance $service" haproxy_has "^listen $service"
 done
-is "no Hiera key is dead" "$(node control1 sh -c 'ruby /vagrant/tests/lib/hiera-keys.rb /opt/stacktira/provision/puppet/site-modules:/var/lib/stacktira/puppet/modules $(find /opt/stacktira/provision/puppet/data -name "*.yaml") | tail -n 1 | sed "s/.*, //"')" '0 dead'
+# The data of another release are not this cloud's; tests/provision/catalogs.t reads them with that release's modules.
+is "no Hiera key is dead" "$(node control1 sh -c 'ruby /vagrant/tests/lib/hiera-keys.rb /opt/stacktira/provision/puppet/site-modules:/var/lib/stacktira/puppet/modules $(find /opt/stacktira/provision/puppet/data -name "*.yaml" ! -name "*epoxy.yaml") | tail -n 1 | sed "s/.*, //"')" '0 dead'
 is "passwords are nobody else's to read" "$(node control1 stat -c '%a %U' /root/openrc)" '600 root'
 
 # --- nothing from outside -----------------------------------------------------------------------------

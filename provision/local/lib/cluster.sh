@@ -51,8 +51,11 @@ cluster_lock() {
 }
 
 cluster_up() {
-    local wait=yes nodes node
-    [ "${1:-}" != --no-wait ] || { wait=no; shift; }
+    local wait=yes server=no nodes node
+    case ${1:-} in
+        --no-wait) wait=no; shift ;;
+        --server) server=yes; shift ;;
+    esac
     case ${1:-} in -*) usage_error "up: unknown option $1" ;; esac
     each_known "$@"
     need_root
@@ -81,6 +84,10 @@ cluster_up() {
     lap "booted: $(printf '%s ' $nodes)"
     exec 9>&-
     [ "$wait" = no ] || cluster_wait "$nodes"
+    if [ "$server" = yes ] && [ "$stage" = cloud ]; then
+        cluster_server
+        lap "up: a server answers"
+    fi
 }
 
 # Waits for a condition, calling it every half second.
@@ -154,7 +161,7 @@ cluster_wait() {
     [ "$stage" = cloud ] || return 0
     control=$(nodes_of_role control | sed -n 1p)
     wait_until 300 cluster_has_hypervisor "$control" || cluster_failed "$token_asker" "no hypervisor and network agents are up after 300 s"
-    lap "up: $token_asker is a hypervisor; next: stk-local exec $control bash /vagrant/tests/simplenova.sh"
+    lap "up: $token_asker is a hypervisor; next: stk-local server"
 }
 
 cluster_kick() {

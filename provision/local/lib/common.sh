@@ -9,8 +9,6 @@ lan=$prefix-lan
 # shellcheck disable=SC2034 # used by other parts
 domain=stacktira.test
 
-stage=${STK_LOCAL_STAGE:-identity}
-
 say() { printf 'stk-local: %s\n' "$*" >&2; }
 
 die() {
@@ -31,13 +29,16 @@ case $prefix in
 esac
 # Interface and namespace names are at most 15 characters, and the longest suffix is "-control1".
 [ ${#prefix} -le 6 ] || usage_error "STK_LOCAL_PREFIX is longer than 6 characters: '$prefix'"
-case $stage in
-    cluster | identity | cloud) ;;
-    *) usage_error "STK_LOCAL_STAGE must be cluster, identity or cloud: '$stage'" ;;
-esac
 case $base in
     /*) ;;
     *) usage_error "STK_LOCAL_DIR must be an absolute path: '$base'" ;;
+esac
+
+# How much is deployed. A cluster keeps the stage it was made for.
+stage=${STK_LOCAL_STAGE:-$(cat "$state/stage" 2>/dev/null || echo cloud)}
+case $stage in
+    cluster | identity | cloud) ;;
+    *) usage_error "STK_LOCAL_STAGE must be cluster, identity or cloud: '$stage'" ;;
 esac
 
 clock_start=$EPOCHREALTIME

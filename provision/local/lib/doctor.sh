@@ -17,12 +17,12 @@ doctor_missing() {
     filesystem=$(findmnt -n -o FSTYPE -T "$base")
     [ "$filesystem" != overlay ] || printf 'state: %s is on overlayfs, which cannot carry another; set STK_LOCAL_DIR to a real file system\n' "$base"
     doctor_namespaces
-    local memory disk wanted_memory=3000 wanted_disk=5000
-    [ "$stage" != cloud ] || { wanted_memory=6000; wanted_disk=10000; }
+    local memory disk wanted_memory=3000 wanted_disk=5000 smaller=
+    [ "$stage" != cloud ] || { wanted_memory=6000; wanted_disk=10000; smaller=' (half of that for STAGE=identity)'; }
     memory=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)
-    [ "$memory" -ge "$wanted_memory" ] || printf 'memory: %s MiB are free, %s are needed for the stage %s\n' "$memory" "$wanted_memory" "$stage"
+    [ "$memory" -ge "$wanted_memory" ] || printf 'memory: %s MiB are free, %s are needed for the stage %s%s\n' "$memory" "$wanted_memory" "$stage" "$smaller"
     disk=$(df -Pm "$base" | awk 'NR == 2 { print $4 }')
-    [ "$disk" -ge "$wanted_disk" ] || printf 'disk: %s MiB are free below %s, %s are needed for the stage %s\n' "$disk" "$base" "$wanted_disk" "$stage"
+    [ "$disk" -ge "$wanted_disk" ] || printf 'disk: %s MiB are free below %s, %s are needed for the stage %s%s\n' "$disk" "$base" "$wanted_disk" "$stage" "$smaller"
 }
 
 doctor_namespaces() {

@@ -7,6 +7,17 @@ cluster_has_hypervisor() {
         awk '$1 == "up" || $1 == "neutron-dhcp-agent" { found[$1] = 1 } END { exit !(found["up"] && found["neutron-dhcp-agent"]) }'
 }
 
+# Boots a server, until it answers: from the elected control node, which has images and DHCP servers.
+cluster_server() {
+    [ "$stage" = cloud ] || die 1 "the cluster '$prefix' has no cloud: it was made for the stage $stage; next: stk-local destroy, then STK_LOCAL_STAGE=cloud stk-local up"
+    local control
+    control=$(nodes_of_role control | sed -n 1p)
+    need_running "$control"
+    control=$(machine_exec "$control" consul-elect show control | cut -d' ' -f1)
+    need_running "$control"
+    machine_exec "$control" bash /vagrant/tests/simplenova.sh "$@"
+}
+
 # Asks from the hypervisor, through the proxy, for a token of the administrator. The password goes by stdin.
 cluster_token() {
     local control
