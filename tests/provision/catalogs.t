@@ -74,7 +74,7 @@ while read -r release codename number; do
         facts "$node" control cloud "$release" "$codename" "$number" "$two"
         if compile "$node" "$modules/modules"; then tap_report 0 "$release, $node of two"; else tap_report 1 "$release, $node of two" "$(tail -n 3 "$scratch/complaints")"; fi
         # A command that waits for a change that another node's catalog makes is not done here.
-        once=$(catalog 'all.select { |one| %w[Mysql_database Mysql_user Keystone_user Keystone_endpoint Nova_cell_v2 Rabbitmq_user].include?(one["type"]) && one["title"] != "guest" || (one["type"] == "Exec" && one["title"] =~ /db[-_]?sync|bootstrap|cell|metadefs|form the database/i) }.map { |one| one["title"] }')
+        once=$(catalog 'all.select { |one| %w[Mysql_database Mysql_user Keystone_user Keystone_user_role Keystone_role Keystone_tenant Keystone_service Keystone_endpoint Nova_cell_v2 Rabbitmq_user].include?(one["type"]) && one["title"] != "guest" || (one["type"] == "Exec" && one["title"] =~ /db[-_]?sync|bootstrap|cell|metadefs|form the database/i) }.map { |one| one["title"] }')
         if [ $node = control1 ]; then ok "$release: $node does what is to be done once: $(printf '%s\n' "$once" | wc -l) resources" test "$(printf '%s\n' "$once" | wc -l)" -gt 30
         else is "$release: $node does nothing of what is to be done once" "$once" ""; fi
     done

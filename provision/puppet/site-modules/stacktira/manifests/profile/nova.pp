@@ -35,7 +35,9 @@ class stacktira::profile::nova {
     database_connection     => stacktira::openstack::database_url('nova'),
     api_database_connection => stacktira::openstack::database_url('nova', 'nova_api'),
   }
-  class { 'nova::keystone::auth': * => stacktira::openstack::identity('nova', 8774, '/v2.1') }
+  if $stacktira::openstack::control::configure {
+    class { 'nova::keystone::auth': * => stacktira::openstack::identity('nova', 8774, '/v2.1') }
+  }
   class { 'nova::keystone::authtoken': * => stacktira::openstack::authtoken('nova') }
   class { 'nova::metadata': neutron_metadata_proxy_shared_secret => lookup('metadata_shared_secret') }
   class { 'nova::api':

@@ -7,7 +7,9 @@ class stacktira::profile::placement {
     class { 'placement::db::mysql': * => stacktira::openstack::database('placement') }
     include placement::db::sync
   }
-  class { 'placement::keystone::auth': * => stacktira::openstack::identity('placement', 8778) }
+  if $stacktira::openstack::control::configure {
+    class { 'placement::keystone::auth': * => stacktira::openstack::identity('placement', 8778) }
+  }
   class { 'placement::keystone::authtoken': * => stacktira::openstack::authtoken('placement') }
   class { 'placement::db': database_connection => stacktira::openstack::database_url('placement') }
   class { 'placement': sync_db => $stacktira::openstack::primary }
