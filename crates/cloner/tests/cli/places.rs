@@ -36,6 +36,54 @@ fn local_changes_are_named_even_if_upstream_did_not_move() {
     }
 }
 
+/// Runs again and returns which directories were listed; none where that cannot be seen.
+fn listed(scratch: &Scratch, options: &[&str]) -> Option<String> {
+    let log = scratch.path("strace");
+    let cloner = scratch.command(options);
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=getdents64", "-o"]).arg(&log).arg(cloner.get_program());
+    strace.args(cloner.get_args()).arg("repos.yaml").current_dir(scratch.path("")).env("HOME", scratch.path(""));
+    match strace.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => Some(std::fs::read_to_string(log).expect("a trace")),
+        _ => {
+            skipped("strace is not installed or may not trace");
+            None
+        }
+    }
+}
+
+#[test]
+fn directories_of_an_unchanged_place_are_not_listed_and_what_comes_to_them_is_seen() {
+    let server = GitServer::start();
+    let repo = server.repo("m.git");
+    let commit = |text: &str| repo.commit("main", &[("d/e/file", Content::File("same")), ("top", Content::File(text))]);
+    let other = server.repo("n.git");
+    other.commit("main", &[("d/e/file", Content::File("other"))]);
+    for options in [&["--mode", "export"][..], &["--mode", "clone"], &["--mode", "export", "--generations", "2"]] {
+        commit("1");
+        let scratch = Scratch::new();
+        let (m, n) = (server.url("m.git"), server.url("n.git"));
+        scratch.manifest(&format!("m: {{source: '{m}', dest: m}}\nn: {{source: '{n}', dest: n}}\n"));
+        scratch.run(options).code(0);
+        commit("2");
+        // With generations n stays, and is linked into the next one.
+        scratch.run(options).code(0);
+        let top = scratch.root().join(if options.len() > 2 { "current" } else { "" });
+        let Some(log) = listed(&scratch, options) else { return };
+        for name in ["m", "n"] {
+            assert!(log.contains(&format!("/{name}>")), "{log}");
+            assert!(!log.contains(&format!("/{name}/d>")) && !log.contains("/e>"), "{log}");
+        }
+        for name in ["m", "n"] {
+            std::fs::write(top.join(name).join("d/e/mine"), "").expect("written");
+            let ran = scratch.run(&[options, &["--json"]].concat()).code(1);
+            assert_eq!(ran.line(name)["message"], "d/e/mine is new");
+            std::fs::remove_file(top.join(name).join("d/e/mine")).expect("removed");
+        }
+        scratch.run(options).code(0);
+    }
+}
+
 #[test]
 fn work_in_a_clone_is_seen() {
     let server = GitServer::start();
