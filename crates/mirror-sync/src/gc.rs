@@ -22,7 +22,7 @@ use crate::consul::{Cluster, NodeState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::git::Git;
+use crate::git::{Git, published};
 use crate::manifest::{Manifest, Source};
 use crate::rollout::{self, Phase};
 use crate::snapshot;
@@ -148,6 +148,7 @@ fn sweep_repositories(
 ) -> Result<()> {
     let git = Git::writer(store, &config.limits, lock);
     let mut result = Ok(());
+    let forms = published::known(store, config)?;
     for path in repositories(store)? {
         let directory = git.directory(&path);
         let done = if needed.contains(&path) {
@@ -156,6 +157,7 @@ fn sweep_repositories(
         } else if is_old(&directory, config.grace)? {
             let work = store.temporary("dropped");
             fs::rename(&directory, &work).map_err(Error::write(&directory))?;
+            files::remove(&store.path("git").join(published::bundle_path(&path)))?;
             files::remove(&work)
         } else {
             Ok(())
@@ -164,9 +166,23 @@ fn sweep_repositories(
     }
     let left = repositories(store)?;
     if store.path("git/refs.index").exists() {
-        result = result.and(git.write_index(&left, config.jobs));
+        result = result.and(git.write_index(&left, &forms, config.jobs));
     }
-    result
+    result.and(sweep_packs(store, &forms, config.grace))
+}
+
+/// Removes packs that the index does not name any more, but for those that a client may just have read of.
+fn sweep_packs(store: &Store, forms: &published::AllForms, grace: Duration) -> Result<()> {
+    let packs = forms.values().flat_map(|forms| forms.packs.values());
+    let named: BTreeSet<String> = packs.map(|pack| format!("{}.pack", pack.sha256)).collect();
+    let directory = store.path("git").join(published::PACKS);
+    for name in files::names_in(&directory)? {
+        let path = directory.join(&name);
+        if !named.contains(&name) && name.ends_with(".pack") && is_old(&path, grace)? {
+            files::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the repositories that are kept, as `HOST…/PATH.git`.

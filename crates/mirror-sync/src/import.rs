@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::export::base_of;
 use crate::files;
-use crate::git::{Git, Pinned, Scrap};
+use crate::git::{Git, Pinned, Scrap, published};
 use crate::manifest::{Manifest, Repo};
 use crate::publish::{self, Publisher, Signatures};
 use crate::sign::{Keyring, SigningKey};
@@ -193,7 +193,8 @@ impl<R: Read> Import<'_, R> {
             })?;
         }
         if !repos.is_empty() {
-            git.write_index(&crate::gc::repositories(self.store)?, self.config.jobs)?;
+            let forms = published::known(self.store, self.config)?;
+            git.write_index(&crate::gc::repositories(self.store)?, &forms, self.config.jobs)?;
         }
         Ok(next)
     }

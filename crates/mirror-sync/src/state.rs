@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Origin};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::git::published::AllForms;
 use crate::manifest::{self, Published, Repo};
 use crate::rpm::metadata::Described;
 use crate::store::{Stamp, Store};
@@ -179,6 +180,9 @@ pub(crate) struct GitState {
     pub(crate) mirror: Option<String>,
     /// Repositories by path.
     pub(crate) repos: Vec<Repo>,
+    /// Their static forms.
+    #[serde(default)]
+    pub(crate) forms: AllForms,
 }
 
 impl State {
@@ -269,7 +273,13 @@ mod tests {
         let states = [
             State::Deb(DebState { v: 1, dir: "/d,e".into(), packages: Vec::new() }),
             State::Rpm(RpmState { v: 1, dir: "/r".into(), packages: Vec::new() }),
-            State::Git(GitState { v: 1, manifest: "m".into(), mirror: None, repos: Vec::new() }),
+            State::Git(GitState {
+                v: 1,
+                manifest: "m".into(),
+                mirror: None,
+                repos: Vec::new(),
+                forms: AllForms::new(),
+            }),
             State::Part(PartState {
                 v: 1,
                 config: digest.clone(),

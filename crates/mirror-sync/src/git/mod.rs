@@ -9,8 +9,9 @@
 //! transaction. Objects are never pruned while something may still point at them.
 
 mod bundle;
+pub(crate) mod published;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::files;
 use crate::manifest::Repo;
 use crate::store::Store;
 pub(crate) use bundle::{Pinned, Scrap};
+use published::AllForms;
 
 /// Largest output of one git command that is read.
 const MAX_OUTPUT: u64 = 64 << 20;
@@ -70,6 +72,8 @@ pub(crate) const CONFIG: &str = "\
 pub(crate) struct Upstream {
     /// `HOST…/PATH.git`.
     pub(crate) path: String,
+    /// Refs that the manifest names; none is HEAD.
+    pub(crate) wanted: BTreeSet<Option<String>>,
     url: String,
     protocol: &'static str,
     authorization: Option<(String, Secret)>,
@@ -99,6 +103,7 @@ impl Upstream {
             (None, _) => return Err("the source has no place in a mirror".into()),
         };
         check_path(&path)?;
+        let wanted = BTreeSet::new();
         let from = match mirror {
             None => parsed,
             Some(mirror) => match Mirror::parse(mirror).map_err(|why| format!("mirror: {why}"))? {
@@ -111,7 +116,7 @@ impl Upstream {
         Ok(match from {
             Source::Local(directory) => {
                 let url = directory.to_str().ok_or("the path is not UTF-8")?.to_owned();
-                Self { path, url, protocol: "file", authorization: None }
+                Self { path, wanted, url, protocol: "file", authorization: None }
             }
             Source::Http(url) => {
                 let protocol = if url.tls { "https" } else { "http" };
@@ -120,12 +125,14 @@ impl Upstream {
                     let login = base64::engine::general_purpose::STANDARD.encode(login);
                     (format!("{protocol}://{}/", url.authority), Secret::new(format!("Authorization: Basic {login}")))
                 });
-                Self { path, url: url.base(), protocol, authorization }
+                Self { path, wanted, url: url.base(), protocol, authorization }
             }
             Source::Other(_) if has_password(source) => {
                 return Err("a password in an ssh or git address cannot be used".into());
             }
-            Source::Other(other) => Self { path, url: source.to_owned(), protocol: other.scheme, authorization: None },
+            Source::Other(other) => {
+                Self { path, wanted, url: source.to_owned(), protocol: other.scheme, authorization: None }
+            }
         })
     }
 }
@@ -424,11 +431,15 @@ impl<'a> Git<'a> {
     ///
     /// # Errors
     /// [`Error::Rejected`]; [`Error::Write`].
-    pub(crate) fn write_index(&self, paths: &[String], jobs: usize) -> Result<()> {
+    pub(crate) fn write_index(&self, paths: &[String], forms: &AllForms, jobs: usize) -> Result<()> {
         let all = crate::parallel::map(jobs, paths, |path| self.index_entry(path));
         let mut entries = Vec::with_capacity(paths.len());
         for (path, entry) in paths.iter().zip(all) {
-            let entry = entry?;
+            let mut entry = entry?;
+            for pack in forms.get(path).into_iter().flat_map(|forms| forms.packs.values()) {
+                let published = refsindex::Pack { digest: pack.sha256.to_string(), bytes: pack.size };
+                entry.packs.insert(pack.commit.clone(), published);
+            }
             // The format knows SHA-1 ids alone; of other repositories it says nothing.
             if entry.refs.values().all(|(id, _)| id.len() == 40) {
                 entries.push((path.as_str(), entry));

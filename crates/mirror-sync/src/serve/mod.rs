@@ -27,6 +27,7 @@ use toolkit::io::Level;
 use toolkit::signals::Notes;
 
 use crate::config::Config;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use connection::Timed;
@@ -189,9 +190,9 @@ impl Server<'_> {
         request: &Request,
         keep_alive: bool,
     ) -> io::Result<(u16, bool)> {
-        let is_index = request.path.strip_prefix("/git/") == Some(cloner::refsindex::FILE);
-        if is_index && [Method::Get, Method::Head].contains(&request.method) && !request.has_body() {
-            let status = published::answer(stream, request, &self.git, cloner::refsindex::FILE, keep_alive)?;
+        let wanted = [Method::Get, Method::Head].contains(&request.method) && !request.has_body();
+        if let Some(path) = request.path.strip_prefix("/git/").filter(|path| wanted && is_static(path)) {
+            let status = published::answer(stream, request, &self.git, path, keep_alive)?;
             return Ok((status, keep_alive));
         }
         if request.path.starts_with("/git/") {
@@ -237,6 +238,19 @@ impl Server<'_> {
         answer.finish()?;
         stream.shutdown(Shutdown::Write)
     }
+}
+
+/// Whether a path below `/git/` is a file: the refs index, a pack, a bundle. A repository has no such names in it.
+fn is_static(path: &str) -> bool {
+    let is_pack = || {
+        let name = path.strip_prefix("packs/").and_then(|name| name.strip_suffix(".pack"));
+        name.is_some_and(|name| name.parse::<Digest>().is_ok())
+    };
+    let is_bundle = || {
+        let repository = path.strip_suffix(".bundle").map(|path| format!("{path}.git"));
+        repository.is_some_and(|repository| crate::git::check_path(&repository).is_ok())
+    };
+    path == cloner::refsindex::FILE || is_pack() || is_bundle()
 }
 
 /// The sockets that are open, so that they can be ended.

@@ -63,7 +63,11 @@ pub(crate) fn answer(
     let modified = u64::try_from(metadata.mtime()).unwrap_or(0);
     // A published file is never changed in place; a pointer that is replaced has another inode.
     let etag = format!("\"{:x}-{:x}-{:x}\"", metadata.ino(), metadata.mtime_nsec(), size);
-    let cache = if path.starts_with("snap/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let cache = if path.starts_with("snap/") || path.starts_with("packs/") {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
     let last_modified = files::rfc1123(modified, "GMT");
     let mut more =
         format!("ETag: {etag}\r\nLast-Modified: {last_modified}\r\nCache-Control: {cache}\r\nAccept-Ranges: bytes\r\n");

@@ -19,7 +19,7 @@ use toolkit::lock::FileLock;
 use crate::config::{Config, GitSource, Origin, Source};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
-use crate::git::{Git, Upstream};
+use crate::git::{Git, Upstream, published};
 use crate::parallel;
 use crate::state::{Found, FoundRpm, GitState, State};
 use crate::status;
@@ -45,7 +45,7 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
         let done = match (source, source.origin()) {
             (Source::Deb(_), Some(Origin::Dir(dir))) => directory::sync::<Found>(&context, source, dir, io),
             (Source::Rpm(_), Some(Origin::Dir(dir))) => directory::sync::<FoundRpm>(&context, source, dir, io),
-            (Source::Git(git), _) => sync_git(&store, &lock, config, git, io),
+            (Source::Git(git), _) => sync_git(&store, &lock, config, source, git, io),
             (Source::Files(files), _) => files::sync(&context, source, files),
             (Source::Deb(_) | Source::Rpm(_), _) => continue,
         };
@@ -58,7 +58,7 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     }
     if config.sources.iter().any(|source| matches!(source, Source::Git(_))) {
         let git = Git::writer(&store, &config.limits, &lock);
-        git.write_index(&crate::gc::repositories(&store)?, config.jobs)?;
+        git.write_index(&crate::gc::repositories(&store)?, &published::known(&store, config)?, config.jobs)?;
     }
     report.end()
 }
@@ -106,22 +106,40 @@ impl Report<'_> {
     }
 }
 
-fn sync_git(store: &Store, lock: &FileLock, config: &Config, source: &GitSource, io: &mut Io) -> Result<String> {
-    let upstreams = upstreams(source)?;
+fn sync_git(
+    store: &Store,
+    lock: &FileLock,
+    config: &Config,
+    source: &Source,
+    from: &GitSource,
+    io: &mut Io,
+) -> Result<String> {
+    let upstreams = upstreams(from)?;
     let git = Git::writer(store, &config.limits, lock);
-    let results = parallel::map(config.jobs, &upstreams, |upstream| git.sync(upstream));
+    let before = match State::load(store, source)? {
+        Some(State::Git(state)) => state.forms,
+        _ => published::AllForms::new(),
+    };
+    let results = parallel::map(config.jobs, &upstreams, |upstream| {
+        let (repo, changed) = git.sync(upstream)?;
+        let forms = before.get(&repo.path).cloned().unwrap_or_default();
+        let forms = git.publish(&repo, &upstream.wanted, &forms)?;
+        Ok((repo, changed, forms))
+    });
     let mut repos = Vec::with_capacity(results.len());
+    let mut all = published::AllForms::new();
     let mut new = 0;
     let mut first = None;
     for result in results {
         match result {
-            Ok((repo, changed)) => {
+            Ok((repo, changed, forms)) => {
                 new += usize::from(changed);
+                all.insert(repo.path.clone(), forms);
                 repos.push(repo);
             }
             Err(error @ Error::Write { .. }) => return Err(error),
             Err(error) if first.is_none() => first = Some(error),
-            Err(error) => io.error(format_args!("source {}: {}", source.name, exit::chain(&error))),
+            Err(error) => io.error(format_args!("source {}: {}", from.name, exit::chain(&error))),
         }
     }
     if let Some(error) = first {
@@ -130,11 +148,12 @@ fn sync_git(store: &Store, lock: &FileLock, config: &Config, source: &GitSource,
     let summary = format!("{} repositories, {new} changed", repos.len());
     let state = GitState {
         v: State::VERSION,
-        manifest: source.manifest.to_string_lossy().into_owned(),
-        mirror: source.mirror.clone(),
+        manifest: from.manifest.to_string_lossy().into_owned(),
+        mirror: from.mirror.clone(),
         repos,
+        forms: all,
     };
-    store.write_json(State::path(&source.name), &State::Git(state))?;
+    store.write_json(State::path(&from.name), &State::Git(state))?;
     Ok(summary)
 }
 
@@ -149,13 +168,14 @@ pub(crate) fn upstreams(source: &GitSource) -> Result<Vec<Upstream>> {
         return Err(wrong("too many repositories".into()));
     }
     let base = source.manifest.parent().unwrap_or(std::path::Path::new("/"));
-    let mut by_path = BTreeMap::new();
+    let mut by_path: BTreeMap<String, Upstream> = BTreeMap::new();
     for repo in repos {
         let upstream = Upstream::new(&repo.source, source.mirror.as_deref(), base).map_err(|why| {
             let message = format!("{}: {why}", repo.path);
             ManifestError::At { at: repo.at.clone(), message, hint: None }
         })?;
-        by_path.entry(upstream.path.clone()).or_insert(upstream);
+        let known = by_path.entry(upstream.path.clone()).or_insert(upstream);
+        known.wanted.insert(repo.reference);
     }
     let paths: Vec<&String> = by_path.keys().collect();
     for pair in paths.windows(2) {

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::git::Git;
+use crate::git::{Git, published};
 use crate::manifest::{Manifest, Repo, Signed, Source};
 use crate::sign::{Keyring, SigningKey};
 use crate::snapshot;
@@ -65,6 +65,8 @@ enum Damage {
     Pin { path: String, id: Digest },
     /// Objects of a repository.
     Objects(String),
+    /// A bundle or a pack.
+    Form(PathBuf),
     /// The pointer of a channel.
     Pointer,
 }
@@ -133,6 +135,7 @@ impl<'a> Check<'a> {
                 self.source(&base, id, source, keyring);
             }
         }
+        self.forms(config)?;
         for path in &repos {
             if let Err(error) = git.check(path) {
                 self.found(&git.directory(path), &toolkit::exit::chain(&error), Damage::Objects(path.clone()));
@@ -248,6 +251,23 @@ impl<'a> Check<'a> {
         self.known.insert(key, digest.clone());
         self.good.entry(digest.clone()).or_insert_with(|| path.to_owned());
         Ok(digest)
+    }
+
+    /// Static forms of repositories: what the state of a source names, by digest. One that is not there is made by the
+    /// next `sync`.
+    fn forms(&mut self, config: &Config) -> Result<()> {
+        for (path, forms) in published::known(self.store, config)? {
+            let base = self.store.path("git");
+            let bundle = forms.bundle.map(|bundle| (base.join(published::bundle_path(&path)), bundle.sha256));
+            let packs = forms.packs.into_values();
+            let packs = packs.map(|pack| (base.join(cloner::refsindex::pack_path(pack.sha256.as_str())), pack.sha256));
+            for (file, sha256) in bundle.into_iter().chain(packs).filter(|(file, _)| file.exists()) {
+                if published::content(&file)?.sha256 != sha256 {
+                    self.found(&file, "another content", Damage::Form(file.clone()));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn blobs(&mut self) -> Result<()> {

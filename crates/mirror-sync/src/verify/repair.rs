@@ -55,7 +55,8 @@ impl Repair<'_> {
         for item in damage {
             match item {
                 Damage::Content { path, sha256: Some(sha256) } => contents.entry(sha256).or_default().push(path),
-                Damage::Content { path, sha256: None } => files::remove(path)?,
+                // Without it clients ask git; `sync` makes it again.
+                Damage::Content { path, sha256: None } | Damage::Form(path) => files::remove(path)?,
                 _ => {}
             }
         }

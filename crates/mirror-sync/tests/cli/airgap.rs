@@ -56,6 +56,12 @@ fn is_refused(far: &Site, run: Run, word: &str) {
     assert_eq!(fs::read_dir(far.path("mirror/tmp")).map_or(0, Iterator::count), 0, "{}", run.err);
 }
 
+/// What the refs index says, but for packs: those are made where the manifest is that names refs.
+fn refs(site: &Site) -> Vec<String> {
+    let text = fs::read_to_string(site.path("mirror/git/refs.index")).expect("there");
+    text.lines().filter(|line| !line.starts_with("pack ")).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_snapshot_is_the_same_on_the_other_side() {
     let (near, head) = git::site();
@@ -72,8 +78,7 @@ fn a_snapshot_is_the_same_on_the_other_side() {
     let mirror = far.path("mirror/git").join(PATH);
     assert_eq!(git(&mirror, &["rev-parse", "HEAD"]), head);
     assert_eq!(git(&mirror, &["rev-parse", "v1^{commit}"]), head);
-    let index = "mirror/git/refs.index";
-    assert_eq!(fs::read(far.path(index)).expect("there"), fs::read(near.path(index)).expect("there"));
+    assert_eq!(refs(&far), refs(&near));
     far.run(&["promote", &id, "--channel", "stable"]).is(0);
     let again = far.run(&["-v", "import", &file]).is(0);
     assert!(again.out == format!("{id}\n") && again.err.contains("is here already"), "{}", again.err);
@@ -154,8 +159,7 @@ fn what_is_truncated_or_changed_is_refused_unless_it_decides_nothing() {
         if run.code == 0 {
             accepted += 1;
             is_the_same(&near, &far, &id);
-            let index = "mirror/git/refs.index";
-            assert_eq!(fs::read(far.path(index)).expect("there"), fs::read(near.path(index)).expect("there"));
+            assert_eq!(refs(&far), refs(&near));
             fs::remove_dir_all(far.path("mirror")).expect("ours");
         } else {
             is_refused(&far, run, "");

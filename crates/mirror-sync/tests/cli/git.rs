@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Site, git};
+use crate::support::{Altered, Harm, Server, Site, git};
+use crate::upstream::sha256;
 
 /// A bare upstream of `team/mod` with two commits and a tag, and a working tree to add more.
 fn upstream(site: &Site) -> String {
@@ -211,6 +212,96 @@ fn one_conditional_request_tells_whether_any_repository_is_new() {
     site.run(&["sync"]).is(0);
     let mut changed = ureq::get(&url).header("If-None-Match", &etag).call().expect("served");
     assert!(changed.body_mut().read_to_string().expect("text").contains(&new));
+}
+
+/// Runs cloner with the mirror, in a place of its own; its exit code.
+fn cloner(site: &Site, server: &Server, place: &str) -> u8 {
+    let mirror = format!("{}/git", server.url());
+    let (root, manifest) = (site.text(place), site.text("cloner.yaml"));
+    std::fs::write(&manifest, "mod:\n  source: https://git.example:8443/team/mod.git\n  dest: modules/mod\n")
+        .expect("writable");
+    let words = ["cloner", "--mode", "export", "--root", &root, "--mirror", &mirror, &manifest];
+    let cli = <cloner::cli::Cli as clap::Parser>::try_parse_from(words).expect("parses");
+    let mut io = toolkit::Io::stdio("cloner", toolkit::io::Level::Quiet);
+    cloner::run(&cli, &mut io).unwrap_or(255)
+}
+
+#[test]
+fn a_commit_and_all_of_a_repository_are_files() {
+    let (site, old) = site();
+    site.run(&["sync"]).is(0);
+    let server = site.serve();
+    let bundle = site.path("mirror/git/git.example_8443/team/mod.bundle");
+    let made = std::fs::metadata(&bundle).expect("there").modified().expect("a time");
+    site.run(&["sync"]).is(0);
+    assert_eq!(std::fs::metadata(&bundle).expect("there").modified().expect("a time"), made, "made once");
+    let fetched = |path: &str| {
+        let body = ureq::get(format!("{}/git/{path}", server.url())).call().expect("served").into_body();
+        body.into_with_config().limit(1 << 20).read_to_vec().expect("whole")
+    };
+    std::fs::write(site.path("got.bundle"), fetched("git.example_8443/team/mod.bundle")).expect("writable");
+    git(site.dir.path(), &["clone", "--quiet", "got.bundle", "from-bundle"]);
+    assert_eq!(git(&site.path("from-bundle"), &["rev-parse", "HEAD"]), old);
+    assert_eq!(git(&site.path("from-bundle"), &["rev-parse", "v1^{commit}"]), old);
+
+    let index = || {
+        let text = String::from_utf8(fetched("refs.index")).expect("text");
+        cloner::refsindex::Index::parse(text).expect("whole").find(PATH).expect("valid").expect("there")
+    };
+    let pack = index().packs[&old].clone();
+    let content = fetched(&cloner::refsindex::pack_path(&pack.digest));
+    assert_eq!((sha256(&content), content.len() as u64), (pack.digest.clone(), pack.bytes));
+    std::fs::write(site.path("got.pack"), &content).expect("writable");
+    git(site.dir.path(), &["init", "--quiet", "--bare", "alone"]);
+    git(&site.path("alone"), &["index-pack", &site.text("got.pack")]);
+    let listed = git(site.dir.path(), &["verify-pack", "-v", &site.text("got.idx")]);
+    assert_eq!(listed.lines().filter(|line| line.contains(" commit ")).count(), 1, "no parents: {listed}");
+
+    // The index and the pack are all that cloner needs: the repository itself is not there to be asked.
+    let aside = site.path("aside.git");
+    std::fs::rename(site.path("mirror/git").join(PATH), &aside).expect("ours");
+    assert_eq!(cloner(&site, &server, "placed"), 0);
+    assert_eq!(std::fs::read_to_string(site.path("placed/modules/mod/file")).expect("placed"), "two");
+    std::fs::rename(&aside, site.path("mirror/git").join(PATH)).expect("ours");
+
+    // A pack that lies is refused, the repository is asked, and `verify` says so.
+    let file = site.path("mirror/git").join(cloner::refsindex::pack_path(&pack.digest));
+    {
+        let _altered = Altered::new(file.clone(), Harm::Flipped);
+        assert_eq!(cloner(&site, &server, "placed-too"), 0);
+        assert_eq!(std::fs::read_to_string(site.path("placed-too/modules/mod/file")).expect("placed"), "two");
+        assert!(site.run(&["verify"]).is(1).out.contains(&pack.digest));
+        site.run(&["verify", "--repair"]).is(0);
+        assert!(!file.exists());
+    }
+    let new = push(&site, "next");
+    site.run(&["sync"]).is(0);
+    assert!(index().packs.contains_key(&new) && !index().packs.contains_key(&old));
+    git(
+        &site.path("alone"),
+        &["bundle", "verify", "--quiet", &site.text("mirror/git/git.example_8443/team/mod.bundle")],
+    );
+    assert!(
+        git(site.dir.path(), &["bundle", "list-heads", &site.text("mirror/git/git.example_8443/team/mod.bundle")])
+            .contains(&new)
+    );
+    assert!(file.exists(), "somebody may just have read of it");
+    site.write_config_with("grace: 0s\n");
+    site.run(&["gc"]).is(0);
+    assert!(!file.exists());
+    assert_eq!(cloner(&site, &server, "placed"), 0);
+    // What is lost is made again.
+    std::fs::remove_file(&bundle).expect("there");
+    std::fs::remove_dir_all(site.path("mirror/git/packs")).expect("there");
+    site.run(&["sync"]).is(0);
+    assert!(
+        bundle.exists()
+            && site.path("mirror/git").join(cloner::refsindex::pack_path(&index().packs[&new].digest)).exists()
+    );
+    for path in ["packs/x.pack", "packs/../../sources/modules.json", "git.example_8443/team/none.bundle", "packs/"] {
+        let answer = ureq::get(format!("{}/git/{path}", server.url())).call();
+        assert!(matches!(answer, Err(ureq::Error::StatusCode(400 | 403 | 404))), "{path}: {answer:?}");
+    }
 }
 
 #[test]
