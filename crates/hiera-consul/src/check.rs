@@ -22,6 +22,7 @@ use crate::consul::{Access, Levels};
 use crate::engine::{Engine, Invocation, Source, Sources, Survey};
 use crate::error::Error;
 use crate::hiera3::{self, Hiera3};
+use crate::input;
 use crate::interpolate::method_and_key;
 use crate::key::Key;
 use crate::libyaml;
@@ -307,10 +308,10 @@ impl Checker {
             return Vec::new();
         }
         let place = path.display().to_string();
-        let bytes = match std::fs::read(path) {
+        let bytes = match input::read(path) {
             Ok(bytes) => bytes,
-            Err(source) => {
-                self.error(&Error::Read { path: path.to_owned(), source });
+            Err(error) => {
+                self.error(&error);
                 return Vec::new();
             }
         };

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::input;
 use crate::psych;
 use crate::value::{Hash, Value};
 
@@ -109,12 +110,8 @@ pub struct Config {
 /// built-in default: `data/common.yaml` beside it, if that exists.
 pub fn load(file: &Path, layer: &Layer, v3_datadir: &Path, warn: &mut dyn FnMut(String)) -> Result<Config, Error> {
     let root = file.parent().unwrap_or(Path::new("."));
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Reader::new(None, root, layer).version5(Hash::new());
-        }
-        Err(source) => return Err(Error::Read { path: file.to_owned(), source }),
+    let Some(bytes) = input::read_if_there(file)? else {
+        return Reader::new(None, root, layer).version5(Hash::new());
     };
     let value = psych::load(&bytes).map_err(|e| e.in_file(file))?.symbol_keys_to_text();
     let config = match value {

@@ -17,6 +17,7 @@ use regex::{Regex, RegexBuilder};
 
 use crate::config::{self, Config, FunctionKind, Layer, Level, Locations};
 use crate::error::Error;
+use crate::input;
 use crate::key::Key;
 use crate::locations;
 use crate::merge::Strategy;
@@ -557,10 +558,7 @@ impl Engine {
         if let Some(data) = self.files.borrow().get(path) {
             return Ok(Rc::clone(data));
         }
-        let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        if bytes.len() > psych::LARGEST {
-            return Err(Error::data(format!("larger than {} bytes", psych::LARGEST)).in_file(path));
-        }
+        let bytes = input::read(path)?;
         let data = if json {
             match psych::load_json(&bytes).map_err(|e| e.in_file(path))? {
                 Value::Hash(hash) => hash,

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use crate::consul::Access;
 use crate::consul3::Consul3;
 use crate::error::Error;
+use crate::input;
 use crate::merge::{Deep, Strategy};
 use crate::psych;
 use crate::value::{Hash, Value};
@@ -69,7 +70,7 @@ pub fn is_version3(file: &Path) -> Result<bool, Error> {
 }
 
 fn read_config(file: &Path) -> Result<Value, Error> {
-    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
+    let bytes = input::read(file)?;
     psych::load(&bytes).map_err(|e| e.in_file(file))
 }
 
@@ -320,7 +321,7 @@ impl Hiera3 {
         if let Some(data) = self.files.borrow().get(&path) {
             return Ok(Some(Rc::clone(data)));
         }
-        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let bytes = input::read(&path)?;
         let value = match backend {
             Backend::Yaml => psych::load(&bytes).map_err(|e| e.in_file(&path))?,
             Backend::Json | Backend::Consul => psych::load_json(&bytes).map_err(|e| e.in_file(&path))?,

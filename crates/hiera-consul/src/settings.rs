@@ -1,7 +1,6 @@
 //! What a run works on: from flags, else from `/etc/stacktira/hiera-consul.yaml`, else a node's
 //! usual places. Default paths honour `STACKTIRA_ROOT`; paths given as flags are taken as they are.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use consul_client::{Config, Overrides};
@@ -14,6 +13,7 @@ use crate::cli::Place;
 use crate::consul::{Access, consul};
 use crate::engine::{Environment, Sources};
 use crate::error::Error;
+use crate::input;
 use crate::psych;
 use crate::value::{Hash, Value};
 
@@ -39,11 +39,7 @@ impl Settings {
     /// Reads the settings file; without one everything is unset.
     pub fn load() -> Result<Self, Error> {
         let path = under_root(Path::new(FILE));
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Settings::default()),
-            Err(source) => return Err(Error::Read { path, source }),
-        };
+        let Some(bytes) = input::read_if_there(&path)? else { return Ok(Settings::default()) };
         let settings: Option<Settings> = serde_yaml::from_slice(&bytes).map_err(|e| Error::Data {
             message: e.to_string(),
             line: e.location().map(|at| at.line()),
@@ -139,11 +135,8 @@ impl Settings {
             return Ok(split(path));
         }
         let file = environment.join("environment.conf");
-        let conf = match std::fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(Error::Read { path: file, source }),
-        };
+        let conf = String::from_utf8(input::read_if_there(&file)?.unwrap_or_default())
+            .map_err(|_| Error::data("not valid UTF-8").in_file(&file))?;
         let declared = conf.lines().find_map(|line| {
             let (name, value) = line.split_once('=')?;
             (name.trim() == "modulepath").then(|| value.trim().to_owned())
@@ -198,7 +191,7 @@ fn split(path: &str) -> Vec<PathBuf> {
 
 /// Reads a JSON or YAML file of facts; the ending decides, else JSON is tried first.
 fn read_facts(file: &Path) -> Result<Hash, Error> {
-    let bytes = std::fs::read(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
+    let bytes = input::read_given(file)?;
     let json = |bytes: &[u8]| {
         serde_json::from_slice(bytes).map(Value::from_json).map_err(|e| Error::Data {
             message: e.to_string(),

@@ -9,6 +9,7 @@ use toolkit::atomic;
 
 use crate::consul::Layout;
 use crate::error::Error;
+use crate::input;
 use crate::psych;
 use crate::value::{Hash, Value};
 
@@ -128,7 +129,7 @@ impl<'f> Files<'f> {
     pub(super) fn read(&self) -> Result<Side, Error> {
         let mut side = Side::new();
         for (level, path) in &self.found {
-            let bytes = std::fs::read(path).map_err(read_failed(path))?;
+            let bytes = input::read(path)?;
             let hash = parse(path, &bytes)?;
             if let Layout::Document(name) = &self.form.layout {
                 let text = String::from_utf8(bytes).map_err(|_| Error::data("not valid UTF-8").in_file(path))?;
@@ -254,9 +255,6 @@ impl<'f> Files<'f> {
 
 /// Reads a data file as lookups do; one without a hash is refused, not taken for empty.
 fn parse(path: &Path, bytes: &[u8]) -> Result<Hash, Error> {
-    if bytes.len() > psych::LARGEST {
-        return Err(Error::data(format!("larger than {} bytes", psych::LARGEST)).in_file(path));
-    }
     let value =
         if is_json(path) { psych::load_json(bytes) } else { psych::load(bytes).map(Value::symbol_keys_to_text) };
     match value.map_err(|e| e.in_file(path))? {

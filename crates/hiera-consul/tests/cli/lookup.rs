@@ -2,10 +2,10 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::Scratch;
+use super::{Ran, Scratch};
 
 #[test]
 fn answers_have_the_form_that_was_asked_for() {
@@ -223,6 +223,37 @@ fn what_eyaml_encrypted_is_refused_and_so_is_what_it_gets_into() {
     scratch.global(&config, &["list.0"]).found("1");
     scratch.global(&config, &["plain"]).found("\"ENC[ is how it begins\"");
     scratch.global(&config, &["other"]).found("\"ENC[]\"");
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let scratch = Scratch::new();
+    let config = scratch.write("hiera.yaml", "version: 5\nhierarchy:\n- {name: a, paths: [pipe.yaml]}\n");
+    scratch.write("data/sound.yaml", "k: 1\n");
+    let pipe = scratch.path("data/pipe.yaml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let ran = |args: &[&str]| Ran::from(scratch.command().args(args).output().expect("it runs"));
+    let (config, pipe) = (config.to_str().expect("UTF-8"), pipe.to_str().expect("UTF-8"));
+    let words = ["data/pipe.yaml: a pipe"];
+    ran(&["lookup", "--hiera_config", config, "k"]).failed(65, &words);
+    ran(&["lookup", "--hiera_config", pipe, "k"]).failed(65, &words);
+    ran(&["import", "--prefix", "hiera/", "--dry-run", "data"]).failed(65, &words);
+    let checked = ran(&["check", "--hiera_config", config]);
+    assert!(checked.code == 65 && checked.out.contains("pipe.yaml: error: a pipe"), "{} {}", checked.out, checked.err);
+    // What does not end is read no further than a file may be long.
+    ran(&["lookup", "--hiera_config", config, "--facts", "/dev/zero", "k"]).failed(65, &["/dev/zero: larger than"]);
+}
+
+#[test]
+fn facts_may_come_through_a_pipe() {
+    let scratch = Scratch::new();
+    let config = scratch.write("hiera.yaml", "version: 5\nhierarchy:\n- {name: a, path: '%{facts.role}.yaml'}\n");
+    scratch.write("data/proxy.yaml", "k: 1\n");
+    let mut command = scratch.command();
+    command.args(["lookup", "--facts", "/dev/stdin", "--hiera_config"]).arg(config).arg("k").stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    child.stdin.take().expect("a pipe").write_all(b"{\"role\": \"proxy\"}").expect("it reads");
+    Ran::from(child.wait_with_output().expect("it ends")).found("--- 1");
 }
 
 /// Looks up one key and checks what that took.

@@ -208,7 +208,10 @@ fn manifests_publish_values_and_wait_for_those_of_others() {
 /// The original's kind of hiera.yaml: nine levels, `services` and a prefix.
 fn version3(scratch: &Scratch, consul: &FakeConsul, failure: &str) -> PathBuf {
     let port = consul.address().rsplit(':').next().expect("a port").to_owned();
-    scratch.write("data/common.yaml", "motd: file\nurl: \"http://%{hiera('service_hash__lb__web__Address')}/\"\n");
+    scratch.write(
+        "data/common.yaml",
+        "motd: file\nboth: file\nurl: \"http://%{hiera('service_hash__lb__web__Address')}/\"\n",
+    );
     let levels: Vec<_> = (0..8).map(|n| format!("level{n}/%{{hostname}}")).collect();
     scratch.write(
         "hiera.yaml",
@@ -222,11 +225,15 @@ fn version3(scratch: &Scratch, consul: &FakeConsul, failure: &str) -> PathBuf {
     )
 }
 
+/// Where Puppet keeps how often it asks a backend.
+const PROVIDERS: &str = "Puppet::Pops::Lookup::V3BackendFunctionProvider";
+
 #[test]
 fn a_version_3_file_needs_no_change() {
     let Some(mut puppet) = Puppet::new() else { return };
     version3(&puppet.scratch, &puppet.consul, "hard");
     puppet.consul.put("hiera/n", b"42");
+    puppet.consul.put("hiera/both", b"stored");
     puppet.consul.register(Instance::new("c1", "10.0.0.1", "web", 80).tag("lb"));
     let missing = "Integer[1, 300].each |$n| { lookup(\"none${n}\", undef, undef, 0) }";
     let ran = puppet.apply(&format!(
@@ -235,10 +242,19 @@ fn a_version_3_file_needs_no_change() {
          notice(lookup('url'))
          notice(lookup('web_ServicePort'))
          notice(lookup('service_hash__lb__web__Address__array.0'))
+         notice(lookup({{name => 'both', merge => unique}}))
+         notice(inline_template('<%= ObjectSpace.each_object({PROVIDERS}).map {{ |p| p.locations.size }} %>'))
          {missing}"
     ));
     let said: Vec<_> = ran.out.lines().filter_map(|line| line.strip_prefix("Notice: Scope(Class[main]): ")).collect();
-    assert_eq!(said, ["42", "file", "http://10.0.0.1/", "80", "10.0.0.1"], "{} {}", ran.out, ran.err);
+    // This Puppet asks the backend twice for each key, not for each of the nine levels.
+    assert_eq!(
+        said,
+        ["42", "file", "http://10.0.0.1/", "80", "10.0.0.1", "[stored, file]", "[2]"],
+        "{} {}",
+        ran.out,
+        ran.err
+    );
     // One for all keys, one for each service.
     assert_eq!(puppet.consul.requests(), ["GET /v1/kv/hiera/?recurse", "GET /v1/catalog/service/web"]);
     // A refusal ends the run; a Consul out of reach does where failure is hard.

@@ -24,6 +24,8 @@ module PuppetX
     # only reads. What was asked in a parent is never answered to a forked child.
     class Coprocess
       LONGEST_ANSWER = 256 * 1024 * 1024
+      # What a pipe holds.
+      PIPE = 64 * 1024
       SETTINGS = %w[CONSUL_HTTP_ADDR CONSUL_HTTP_TOKEN CONSUL_HTTP_TOKEN_FILE CONSUL_HTTP_SSL CONSUL_HTTP_SSL_VERIFY
                     CONSUL_CACERT CONSUL_CAPATH CONSUL_CLIENT_CERT CONSUL_CLIENT_KEY CONSUL_TLS_SERVER_NAME
                     CONSUL_NAMESPACE CONSUL_PARTITION STACKTIRA_ROOT STACKTIRA_BIN].freeze
@@ -103,6 +105,7 @@ module PuppetX
         @input.binmode
         @output.binmode
         @buffer = String.new(encoding: Encoding::BINARY)
+        @chunk = String.new(capacity: PIPE)
         @pid = Process.spawn(self.class.binary, 'serve', in: their_input, out: their_output, pgroup: true)
         @owner = Process.pid
         # Collects the process when it ends, so that none is left as a zombie.
@@ -118,7 +121,7 @@ module PuppetX
         until (at = @buffer.index("\n"))
           left = deadline - now
           late(seconds) if left <= 0 || !@output.wait_readable(left)
-          chunk = @output.read_nonblock(1 << 20, exception: false)
+          chunk = @output.read_nonblock(PIPE, @chunk, exception: false)
           raise EOFError, 'it has ended' if chunk.nil?
 
           @buffer << chunk unless chunk == :wait_readable
