@@ -108,8 +108,17 @@ pub enum Action {
     /// Bring what the sources have into the store
     ///
     /// Changes nothing that is published and moves no channel. A source that fails keeps its last complete
-    /// state; the others go on.
-    Sync,
+    /// state; the others go on. At a terminal a line tells how far it is, at what rate, and what remains.
+    Sync {
+        /// Print what would be brought, and bring nothing: `fetch`, `take` or `update`, source, bytes, path
+        ///
+        /// Signed indices are read for it, and kept. Selections count on what directories held at the last sync.
+        #[arg(long)]
+        dry_run: bool,
+        /// With --dry-run: print one JSON object per line
+        #[arg(long, requires = "dry_run")]
+        json: bool,
+    },
     /// Freeze the last complete sync; print the id
     ///
     /// The same content has the same id. What selections ask for, and what the catalogs of `closed:` name, must have a

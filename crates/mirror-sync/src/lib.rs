@@ -39,6 +39,7 @@ mod git;
 mod import;
 mod keygen;
 mod manifest;
+mod meter;
 mod names;
 mod packing;
 mod parallel;
@@ -93,7 +94,7 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8> {
     let done = act(&config, &cli.action, io);
     let changes = matches!(
         cli.action,
-        Action::Sync
+        Action::Sync { dry_run: false, .. }
             | Action::Snapshot
             | Action::Promote { .. }
             | Action::Rollback { .. }
@@ -111,7 +112,8 @@ fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
     match action {
         Action::Keygen { .. } | Action::Convert { .. } => {}
         Action::Check => check::run(config, io)?,
-        Action::Sync => sync::run(config, io)?,
+        Action::Sync { dry_run: false, .. } => sync::run(config, sync::Mode::Real, io)?,
+        Action::Sync { dry_run: true, json } => sync::run(config, sync::Mode::Dry { json: *json }, io)?,
         Action::Snapshot => {
             let id = snapshot::create(config, io)?;
             io.out(format!("{id}\n")).map_err(Error::Output)?;

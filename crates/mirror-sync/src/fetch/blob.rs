@@ -61,7 +61,7 @@ impl Sums {
     }
 
     /// The name of the unfinished download.
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         match (&self.sha256, &self.sha512) {
             (Some(sha256), _) => sha256.to_string(),
             (None, Some(sha512)) => format!("sha512-{sha512}"),
@@ -245,6 +245,11 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Returns how many files came so far.
+    pub(crate) fn count(&self) -> usize {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Downloads files on `jobs` connections; returns their names in the store, in the same order. After a
     /// failure the files that have not been started are left out.
     ///
@@ -405,7 +410,7 @@ impl Download {
         }
         // A download of unknown length is as long as the server says, so that a cut one is noticed.
         let promised = response.body().content_length().map(|length| self.hasher.size + length);
-        let mut reader = Throttled { reader: response.body_mut().as_reader(), throttle: fetcher.throttle.as_ref() };
+        let mut reader = Throttled { reader: response.body_mut().as_reader(), fetcher };
         // Small enough to come from the heap each time.
         let mut buffer = vec![0; 64 << 10];
         loop {

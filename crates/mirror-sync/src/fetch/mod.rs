@@ -8,6 +8,7 @@ mod blob;
 
 use std::io::Read;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -127,9 +128,15 @@ pub(crate) struct Fetcher {
     agent: ureq::Agent,
     limits: Limits,
     throttle: Option<Throttle>,
+    received: AtomicU64,
 }
 
 impl Fetcher {
+    /// Returns how many bytes of content have come so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Prepares a connection pool with the limits; the proxy is the environment's.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self::with(limits, None, 4).expect("no proxy is configured")
@@ -158,7 +165,7 @@ impl Fetcher {
         let throttle = (limits.rate > 0).then(|| Throttle { rate: limits.rate, free: Mutex::new(Instant::now()) });
         let (connector, resolver) = (DefaultConnector::default(), cloner::names::Names::default());
         let agent = ureq::Agent::with_parts(config.build(), connector, resolver);
-        Ok(Self { agent, limits: limits.clone(), throttle })
+        Ok(Self { agent, limits: limits.clone(), throttle, received: AtomicU64::new(0) })
     }
 
     /// Returns the content of a URL, of at most `limit` bytes.
@@ -225,7 +232,7 @@ impl Fetcher {
             (value.len() <= 1000).then(|| value.to_owned())
         };
         let validators = Validators { etag: header("etag"), modified: header("last-modified") };
-        let reader = Throttled { reader: response.body_mut().as_reader(), throttle: self.throttle.as_ref() };
+        let reader = Throttled { reader: response.body_mut().as_reader(), fetcher: self };
         let bytes = files::read_to_limit(reader, limit).map_err(|error| match error.kind() {
             std::io::ErrorKind::FileTooLarge => Failed::finally(error),
             _ => Failed::again(error),
@@ -264,16 +271,17 @@ impl Throttle {
 
 struct Throttled<'a, R> {
     reader: R,
-    throttle: Option<&'a Throttle>,
+    fetcher: &'a Fetcher,
 }
 
 impl<R: Read> Read for Throttled<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         // Small pieces, so that a low rate does not look like a stall to the other side.
-        let most =
-            self.throttle.map_or(buffer.len(), |throttle| buffer.len().min((throttle.rate / 8).max(512) as usize));
+        let throttle = self.fetcher.throttle.as_ref();
+        let most = throttle.map_or(buffer.len(), |throttle| buffer.len().min((throttle.rate / 8).max(512) as usize));
         let count = self.reader.read(&mut buffer[..most])?;
-        if let Some(throttle) = self.throttle {
+        self.fetcher.received.fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(throttle) = throttle {
             throttle.wait(count);
         }
         Ok(count)

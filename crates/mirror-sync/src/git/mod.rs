@@ -206,7 +206,7 @@ impl<'a> Git<'a> {
         let present = directory.is_dir();
         if present {
             let local = self.local(&directory)?;
-            if local.refs == remote.refs && (remote.head.is_none() || local.head == remote.head) {
+            if is_same(&local, &remote) {
                 return Ok((repo(upstream, local), false));
             }
             self.remove_stale_locks(&directory)?;
@@ -226,6 +226,20 @@ impl<'a> Git<'a> {
             self.place(&work, &directory)?;
         }
         Ok((repo(upstream, local), true))
+    }
+
+    /// Whether an upstream has other refs than its mirror.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; [`Error::Rejected`].
+    pub(crate) fn would_move(&self, upstream: &Upstream) -> Result<bool> {
+        let remote = self.with_retries(upstream, || self.remote(upstream))?;
+        let directory = self.directory(&upstream.path);
+        if !directory.is_dir() {
+            return Ok(true);
+        }
+        let local = self.local(&directory)?;
+        Ok(!is_same(&local, &remote))
     }
 
     /// Brings a damaged repository again: everything from its upstream, and from the damaged one the commits that only
@@ -602,6 +616,11 @@ pub(crate) fn closed_environment(command: &mut Command) {
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()));
     command.env("LC_ALL", "C").env("HOME", "/nonexistent");
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
+}
+
+/// Whether a mirror has what its upstream has. An upstream need not say what its HEAD is.
+fn is_same(local: &Refs, remote: &Refs) -> bool {
+    local.refs == remote.refs && (remote.head.is_none() || local.head == remote.head)
 }
 
 fn repo(upstream: &Upstream, refs: Refs) -> Repo {

@@ -6,7 +6,7 @@ use std::path::Path;
 use toolkit::Io;
 use toolkit::exit;
 
-use super::MAX_ENTRIES;
+use super::{MAX_ENTRIES, Planned, What};
 use crate::config::Source;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -108,6 +108,18 @@ pub(super) fn sync<T: Taken>(context: &Context<'_>, source: &Source, dir: &Path,
     for package in State::load(store, source)?.and_then(T::of).unwrap_or_default() {
         known.insert(package.file().0.to_owned(), package);
     }
+    if let Some(dry) = &context.dry {
+        let (mut new, count) = (0, names.len());
+        for file in names {
+            let size = would_take(store, dir, &file, known.get(&file))?;
+            known.remove(&file);
+            if size.is_some() {
+                new += 1;
+                dry.add(Planned { source: name.to_owned(), what: What::Take, path: file, size });
+            }
+        }
+        return Ok(format!("{count} packages, {new} to take, {} gone", known.len()));
+    }
     let results = parallel::map(context.config.jobs, &names, |name| take(store, dir, name, known.get(name)));
     let mut packages = Vec::with_capacity(results.len());
     let (mut new, mut refused) = (0, 0);
@@ -166,6 +178,18 @@ fn names(dir: &Path, suffix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Returns the length of a package that would be stored.
+fn would_take<T: Taken>(store: &Store, dir: &Path, name: &str, known: Option<&T>) -> Result<Option<u64>> {
+    let path = dir.join(name);
+    let refuse = |error: std::io::Error| Error::rejected(path.display().to_string(), error.to_string());
+    let metadata = files::open_regular(&path).and_then(|file| file.metadata()).map_err(refuse)?;
+    Ok(if is_known(store, known, &Stamp::of(&metadata)) { None } else { Some(metadata.len()) })
+}
+
+fn is_known<T: Taken>(store: &Store, known: Option<&T>, stamp: &Stamp) -> bool {
+    known.map(Taken::file).is_some_and(|(_, before, sha256, size)| before == stamp && store.has_blob(sha256, size))
+}
+
 /// Stores one package; `None` when the file has not changed since it was read and its blob is there.
 fn take<T: Taken>(store: &Store, dir: &Path, name: &str, known: Option<&T>) -> Result<Option<T>> {
     let path = dir.join(name);
@@ -173,10 +197,7 @@ fn take<T: Taken>(store: &Store, dir: &Path, name: &str, known: Option<&T>) -> R
     let refuse = |error: std::io::Error| Error::rejected(what(), error.to_string());
     let file = files::open_regular(&path).map_err(refuse)?;
     let before = Stamp::of(&file.metadata().map_err(refuse)?);
-    if let Some((_, stamp, sha256, size)) = known.map(Taken::file)
-        && *stamp == before
-        && store.has_blob(sha256, size)
-    {
+    if is_known(store, known, &before) {
         return Ok(None);
     }
     // The package is read from our copy: whoever writes to the directory meanwhile cannot make the index

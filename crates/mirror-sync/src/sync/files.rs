@@ -22,6 +22,10 @@ pub(super) fn sync(context: &Context<'_>, source: &Source, files: &FilesSource) 
         let sums = Sums { sha256: Some(file.sha256.clone()), sha512: None };
         wanted.push((base, Wanted { path, size: None, sums }));
     }
+    if let Some(dry) = &context.dry {
+        let (count, _) = context.would_fetch(dry, source.name(), wanted.iter().map(|(_, file)| file));
+        return Ok(format!("{} files, {count} to fetch", wanted.len()));
+    }
     let batch = Batch::new(context.store, context.fetcher);
     let fetched =
         parallel::map(context.config.jobs, &wanted, |(base, file)| batch.fetch(std::slice::from_ref(base), file));

@@ -7,6 +7,7 @@ mod deb;
 mod directory;
 mod files;
 mod packages;
+mod plan;
 mod rpm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,19 @@ use crate::state::{Found, FoundRpm, GitState, State};
 use crate::status;
 use crate::store::Store;
 use crate::upstream::Context;
+pub(crate) use plan::{Plan, Planned, What};
+
+/// Whether a run brings what it finds, or only says what that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is brought.
+    Real,
+    /// It is printed. What has to be read to know it, signed indices, is in the store afterwards.
+    Dry {
+        /// As JSON.
+        json: bool,
+    },
+}
 
 /// Largest number of repositories or packages of one source.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -33,19 +47,21 @@ const MAX_ENTRIES: usize = 1_000_000;
 ///
 /// # Errors
 /// [`Error::Busy`]; [`Error::Manifest`]; [`Error::Source`] and [`Error::Sources`] when the only one or some failed.
-pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
+pub(crate) fn run(config: &Config, mode: Mode, io: &mut Io) -> Result<()> {
     let (store, lock) = Store::writer(config.root()?)?;
     config.some_sources()?;
     let fetcher = Fetcher::with(&config.limits, config.proxy.as_deref(), config.jobs)
         .map_err(|why| Error::config(config.path(), why))?;
-    let context = Context { store: &store, config, fetcher: &fetcher, now: crate::files::now() };
-    let mut report = Report { store: &store, config, failed: Vec::new(), codes: BTreeSet::new() };
+    let dry = matches!(mode, Mode::Dry { .. }).then(Plan::default);
+    let context = Context { store: &store, config, fetcher: &fetcher, now: crate::files::now(), dry };
+    let mut report =
+        Report { store: &store, config, dry: context.dry.is_some(), failed: Vec::new(), codes: BTreeSet::new() };
     // Directories first: selections count on what they hold.
     for source in &config.sources {
         let done = match (source, source.origin()) {
             (Source::Deb(_), Some(Origin::Dir(dir))) => directory::sync::<Found>(&context, source, dir, io),
             (Source::Rpm(_), Some(Origin::Dir(dir))) => directory::sync::<FoundRpm>(&context, source, dir, io),
-            (Source::Git(git), _) => sync_git(&store, &lock, config, source, git, io),
+            (Source::Git(git), _) => sync_git(&context, &lock, source, git, io),
             (Source::Files(files), _) => files::sync(&context, source, files),
             (Source::Deb(_) | Source::Rpm(_), _) => continue,
         };
@@ -55,6 +71,10 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     let rpms = packages::run::<rpm::Rpm>(&context, io)?;
     for (name, done) in debs.into_iter().chain(rpms) {
         report.take(&name, done, io)?;
+    }
+    if let (Mode::Dry { json }, Some(plan)) = (mode, context.dry) {
+        plan.print(json, io)?;
+        return report.end();
     }
     if config.sources.iter().any(|source| matches!(source, Source::Git(_))) {
         let git = Git::writer(&store, &config.limits, &lock);
@@ -67,6 +87,8 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
 struct Report<'a> {
     store: &'a Store,
     config: &'a Config,
+    /// Nothing is written.
+    dry: bool,
     failed: Vec<String>,
     codes: BTreeSet<u8>,
 }
@@ -74,7 +96,9 @@ struct Report<'a> {
 impl Report<'_> {
     fn take(&mut self, name: &str, done: Result<String>, io: &mut Io) -> Result<()> {
         let words = done.as_ref().map(String::as_str).map_err(|error| exit::chain(error));
-        if let Err(error) = status::record(self.store, name, words.as_ref().copied().map_err(String::as_str)) {
+        if !self.dry
+            && let Err(error) = status::record(self.store, name, words.as_ref().copied().map_err(String::as_str))
+        {
             io.warn(exit::chain(&error));
         }
         match done {
@@ -93,6 +117,9 @@ impl Report<'_> {
     }
 
     fn end(self) -> Result<()> {
+        if self.failed.is_empty() && self.dry {
+            return Ok(());
+        }
         if self.failed.is_empty() {
             // Nothing is waiting to be continued.
             for name in crate::files::names_in(&self.store.path("partial"))? {
@@ -106,20 +133,26 @@ impl Report<'_> {
     }
 }
 
-fn sync_git(
-    store: &Store,
-    lock: &FileLock,
-    config: &Config,
-    source: &Source,
-    from: &GitSource,
-    io: &mut Io,
-) -> Result<String> {
+fn sync_git(context: &Context<'_>, lock: &FileLock, source: &Source, from: &GitSource, io: &mut Io) -> Result<String> {
+    let (store, config) = (context.store, context.config);
     let upstreams = upstreams(from)?;
     let git = Git::writer(store, &config.limits, lock);
     let before = match State::load(store, source)? {
         Some(State::Git(state)) => state.forms,
         _ => published::AllForms::new(),
     };
+    if let Some(dry) = &context.dry {
+        let moved = parallel::map(config.jobs, &upstreams, |upstream| git.would_move(upstream));
+        let mut count = 0;
+        for (upstream, moved) in upstreams.iter().zip(moved) {
+            if moved? {
+                count += 1;
+                let (source, path) = (from.name.clone(), upstream.path.clone());
+                dry.add(Planned { source, what: What::Update, path, size: None });
+            }
+        }
+        return Ok(format!("{} repositories, {count} to update", upstreams.len()));
+    }
     let results = parallel::map(config.jobs, &upstreams, |upstream| {
         let (repo, changed) = git.sync(upstream)?;
         let forms = before.get(&repo.path).cloned().unwrap_or_default();

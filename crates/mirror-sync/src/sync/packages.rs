@@ -305,7 +305,11 @@ impl<'a, F: Format> Work<'a, F> {
         if plan.packages.is_empty() {
             io.warn(format_args!("source {}: no package is published", self.source.name()));
         }
-        let new = context.fetch(&remote.bases, &mut plan)?;
+        if let Some(dry) = &context.dry {
+            let (count, bytes) = context.would_fetch(dry, self.source.name(), &plan.wanted);
+            return Ok(format!("{} packages, {count} to fetch, {bytes} bytes", plan.packages.len()));
+        }
+        let new = context.fetch(self.source.name(), &remote.bases, &mut plan, io)?;
         let summary = format!("{} packages, {new} new", plan.packages.len());
         let part = F::part(self.inner, plan, files, keyring);
         save(context, self.source, &part, self.inputs(shared), self.heads.clone(), self.indices.clone())?;

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::time::Duration;
 
+use toolkit::Io;
 use toolkit::backoff::Backoff;
 
 use crate::config::{Config, Source, Upstream};
@@ -17,10 +18,12 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::{Base, Batch, Fetcher, Hasher, Sums, Wanted};
 use crate::manifest::{Package, Published};
+use crate::meter;
 use crate::packing::{Capped, Packing};
 use crate::sign::Keyring;
 use crate::state::Head;
 use crate::store::Store;
+use crate::sync;
 
 /// What every step of a synchronisation needs.
 pub(crate) struct Context<'a> {
@@ -32,6 +35,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fetcher: &'a Fetcher,
     /// Seconds since the epoch.
     pub(crate) now: u64,
+    /// Where a run that changes nothing says what it would bring.
+    pub(crate) dry: Option<sync::Plan>,
 }
 
 /// An upstream, ready to be asked.
@@ -173,13 +178,33 @@ impl Context<'_> {
         Ok(Published { path: what.to_owned(), size, sha256 })
     }
 
+    /// Says of what is wanted and not in the store that it would be fetched; returns how much that is. Each content
+    /// once, as it would come.
+    pub(crate) fn would_fetch<'w>(
+        &self,
+        plan: &sync::Plan,
+        name: &str,
+        wanted: impl IntoIterator<Item = &'w Wanted>,
+    ) -> (usize, u64) {
+        let (mut seen, mut bytes) = (std::collections::HashSet::new(), 0);
+        for file in wanted {
+            if file.present(self.store).is_none() && seen.insert(file.sums.key()) {
+                bytes += file.size.unwrap_or(0);
+                let (source, path) = (name.to_owned(), file.path.clone());
+                plan.add(sync::Planned { source, what: sync::What::Fetch, path, size: file.size });
+            }
+        }
+        (seen.len(), bytes)
+    }
+
     /// Fetches packages into the store and completes their digests; returns how many came.
     ///
     /// # Errors
     /// Those of [`Batch::fetch_all`].
-    pub(crate) fn fetch(&self, bases: &[Base], plan: &mut Plan) -> Result<usize> {
+    pub(crate) fn fetch(&self, name: &str, bases: &[Base], plan: &mut Plan, io: &mut Io) -> Result<usize> {
         let batch = Batch::new(self.store, self.fetcher);
-        let digests = batch.fetch_all(self.config.jobs, bases, &plan.wanted)?;
+        let fetch = || batch.fetch_all(self.config.jobs, bases, &plan.wanted);
+        let digests = meter::watch(name, &plan.wanted, self.store, self.fetcher, || batch.count(), io, fetch)?;
         for (package, digest) in plan.packages.iter_mut().zip(digests) {
             package.sha256 = digest;
         }

@@ -11,6 +11,7 @@ mod flip;
 mod git;
 mod http;
 mod lifecycle;
+mod plan;
 mod rollout;
 mod rpm;
 mod support;
