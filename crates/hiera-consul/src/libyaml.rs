@@ -46,6 +46,10 @@ pub(crate) fn parse_first(input: &[u8], limits: &Limits) -> Result<Option<Node>,
             Event::Mapping(node) => tree.mapping(node.tag, anchors.define(node.anchor), mark)?,
             Event::End => tree.end()?,
             Event::Alias(name) => match anchors.names.get(&name) {
+                Some(anchor) if tree.would_merge_itself(*anchor) => {
+                    tree.mapping(None, 0, mark)?;
+                    tree.end()?;
+                }
                 Some(anchor) => tree.alias(*anchor, mark)?,
                 None => return Err(Error::new(mark, format!("unknown alias {name}"))),
             },
@@ -254,6 +258,16 @@ mod tests {
         // A byte order mark takes a column, so that the next line ends what begins on its line.
         assert_eq!(read("\u{feff}a: 1\nb: 2\n").expect("valid").expect("one").as_mapping().map(<[_]>::len), Some(1));
         assert!(read("---\n").expect("valid").is_some_and(|node| node.is_null()));
+    }
+
+    #[test]
+    fn a_mapping_merges_itself_and_holds_itself_nowhere_else() {
+        for text in ["&x\n<<: *x\n", "&x\na: 1\n<<: *x\n", "a: &x {<<: *x}\n"] {
+            assert!(read(text).is_ok(), "{text}");
+        }
+        for text in ["&x\na: *x\n", "&x\n!!str <<: *x\n", "&x\na: {<<: *x}\n", "&x\n? *x\n: 1\n"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -35,8 +35,12 @@ macro_rules! pattern {
     };
 }
 
-pattern!(TIME, r"^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$");
-pattern!(DATE, r"^\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)$");
+// Digits and blanks are those of ASCII, as for Ruby.
+pattern!(
+    TIME,
+    r"(?-u)^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$"
+);
+pattern!(DATE, r"(?-u)^\d{4}-(?:1[012]|0\d|\d)-(?:[12]\d|3[01]|0\d|\d)$");
 pattern!(BASE60, r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}$");
 pattern!(BASE60_FLOAT, r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}\.[0-9_]*$");
 pattern!(FLOAT, r"^[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][-+][0-9]+)?$");
@@ -46,7 +50,10 @@ pattern!(
 );
 
 // What Ruby's Float() takes and Psych does not take for a number by itself.
-pattern!(FLOAT_TEXT, r"^[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9]+(?:_[0-9]+)*)?(?:[eE][-+]?[0-9]+(?:_[0-9]+)*)?$");
+pattern!(
+    FLOAT_TEXT,
+    r"^[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]+(?:_[0-9]+)*)?|\.[0-9]+(?:_[0-9]+)*)(?:[eE][-+]?[0-9]+(?:_[0-9]+)*)?$"
+);
 
 /// Psych's pattern of what is text at first sight, `[^\d.:-]?[[:alpha:]_\s!@#$%^&*(){}<>|/\\~;=]+`.
 fn is_text(text: &str) -> bool {
@@ -71,10 +78,17 @@ pub fn scalar(text: &str) -> Result<Value, String> {
         if text.chars().count() > 5 {
             return Ok(string());
         }
-        return Ok(match text.to_ascii_lowercase().as_str() {
-            "~" | "null" => Value::Null,
-            "yes" | "true" | "on" => Value::Bool(true),
-            "no" | "false" | "off" => Value::Bool(false),
+        // Ruby's patterns are for any line of it, and the end of an empty line is a character like others.
+        let begins = std::iter::once(text).chain(text.match_indices('\n').map(|(at, _)| &text[at + 1..]));
+        if begins.filter_map(|line| line.chars().next()).any(|c| !"ytonf~".contains(c.to_ascii_lowercase())) {
+            return Ok(string());
+        }
+        let is = |words: &[&str]| text.split('\n').any(|line| words.iter().any(|word| line.eq_ignore_ascii_case(word)));
+        return Ok(match text {
+            "~" => Value::Null,
+            _ if is(&["null"]) => Value::Null,
+            _ if is(&["yes", "true", "on"]) => Value::Bool(true),
+            _ if is(&["no", "false", "off"]) => Value::Bool(false),
             _ => string(),
         });
     }
@@ -228,8 +242,8 @@ fn convert(node: Node) -> Result<Value, Error> {
             Some("!!float" | "!float") => match scalar(&text).map_err(fail)? {
                 Value::Int(n) => Ok(Value::Float(n as f64)),
                 Value::Float(n) => Ok(Value::Float(n)),
-                Value::String(text) if FLOAT_TEXT.is_match(text.trim()) => {
-                    let number = text.trim().replace('_', "").parse();
+                Value::String(text) if FLOAT_TEXT.is_match(text.trim_ascii()) => {
+                    let number = text.trim_ascii().replace('_', "").parse();
                     number.map(Value::Float).map_err(|_| fail(format!("'{text}' is not a number")))
                 }
                 _ => Err(fail(format!("'{text}' is tagged as a number and is none"))),

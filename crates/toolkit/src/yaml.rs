@@ -277,6 +277,17 @@ impl<'l> Builder<'l> {
         Ok(())
     }
 
+    /// Tells whether an alias of this anchor, were it next, would be the value of a merge key (`<<`) in the very mapping that
+    /// the anchor names: readers that resolve merge keys then add nothing.
+    pub fn would_merge_itself(&self, anchor: usize) -> bool {
+        match self.stack.last() {
+            Some(Frame::Mapping { key: Some(key), anchor: own, .. }) => {
+                *own == anchor && anchor != 0 && key.as_str() == Some("<<") && key.tag.as_deref() != Some("!!str")
+            }
+            _ => false,
+        }
+    }
+
     /// Adds a copy of what an anchor names.
     ///
     /// # Errors

@@ -106,6 +106,26 @@ const PARTS: [&str; 92] = [
     "\u{2028}",
 ];
 
+/// What once was read otherwise than Puppet reads it.
+const REGRESSIONS: [&str; 16] = [
+    ":\"a\"b\"c",
+    ":'a'b\"",
+    ":\":a\"",
+    "\u{feff}a: 1\nb: 2\n",
+    "!!float 1_0e5",
+    "!!binary aGFsbG8=aGFsbG8=",
+    "!!binary =aGFsbG8",
+    ":\"s\"'a': !!float .51_0",
+    "- !!float .5\n- !!float -.5e3\n",
+    "\n     #c\n&x \r<<: *x",
+    "&x \u{2028}<<: *x\r",
+    "&x \na: 1\n<<: *x\nb: 2",
+    "2024-01-02 10:00:00\u{2028}-1 #c\n*x",
+    "No\n\n~, ",
+    "a: no\n\n  off\nb: on\n\n  x\n",
+    "\u{662}\u{660}\u{662}\u{664}-01-02",
+];
+
 /// Makes a document.
 fn document(dice: &mut Dice) -> String {
     (0..=dice.below(14)).map(|_| dice.pick(&PARTS)).collect()
@@ -131,16 +151,17 @@ fn meaning(value: &Value) -> String {
     }
 }
 
-/// Compares `count` documents; returns how many differ, and says which.
+/// Compares what once differed and `count` documents; returns how many differ, and says which.
 pub(super) fn compare(count: usize, seed: u64, scratch: &Path) -> usize {
     let mut dice = Dice::new(seed ^ 0x5eed);
-    let documents: Vec<String> = (0..count).map(|_| document(&mut dice)).collect();
+    let random = (0..count).map(|_| document(&mut dice));
+    let documents: Vec<String> = REGRESSIONS.iter().map(|text| (*text).to_owned()).chain(random).collect();
     let list = scratch.join("documents.json");
     fs::write(&list, serde_json::to_vec(&documents).expect("JSON")).expect("write");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/documents.rb");
     let output = Command::new("ruby").arg(script).arg(&list).output().expect("ruby runs");
     let theirs: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    assert_eq!(theirs.len(), count, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(theirs.len(), documents.len(), "{}", String::from_utf8_lossy(&output.stderr));
     let (mut differing, mut sound) = (0, 0);
     for (document, theirs) in documents.iter().zip(&theirs) {
         let ours = psych::load(document.as_bytes()).map_or_else(|_| "error".to_owned(), |value| meaning(&value));
