@@ -109,12 +109,22 @@ pub struct Config {
 /// Reads and validates the `hiera.yaml` of a layer. A file that does not exist means Puppet's
 /// built-in default: `data/common.yaml` beside it, if that exists.
 pub fn load(file: &Path, layer: &Layer, v3_datadir: &Path, warn: &mut dyn FnMut(String)) -> Result<Config, Error> {
+    match input::read_if_there(file)? {
+        Some(bytes) => validate(psych::load(&bytes).map_err(|e| e.in_file(file))?, file, layer, v3_datadir, warn),
+        None => Reader::new(None, file.parent().unwrap_or(Path::new(".")), layer).version5(Hash::new()),
+    }
+}
+
+/// Validates what was read of a layer's file.
+pub(crate) fn validate(
+    value: Value,
+    file: &Path,
+    layer: &Layer,
+    v3_datadir: &Path,
+    warn: &mut dyn FnMut(String),
+) -> Result<Config, Error> {
     let root = file.parent().unwrap_or(Path::new("."));
-    let Some(bytes) = input::read_if_there(file)? else {
-        return Reader::new(None, root, layer).version5(Hash::new());
-    };
-    let value = psych::load(&bytes).map_err(|e| e.in_file(file))?.symbol_keys_to_text();
-    let config = match value {
+    let config = match value.symbol_keys_to_text() {
         Value::Hash(config) => config,
         _ => {
             warn(format!(

@@ -204,6 +204,8 @@ pub struct Engine {
     sources: Sources,
     pub(crate) scope: Scope,
     consul: Box<dyn ConsulSource>,
+    /// What is in the global layer's file, where that was read already.
+    given: RefCell<Option<Value>>,
     files: RefCell<HashMap<PathBuf, Rc<Hash>>>,
     /// What values with tokens came to, so that data which names a value often costs it once.
     resolved: RefCell<HashMap<Resolved, Value>>,
@@ -235,6 +237,7 @@ impl Engine {
             sources,
             scope,
             consul,
+            given: RefCell::default(),
             files: RefCell::default(),
             resolved: RefCell::default(),
             global: RefCell::default(),
@@ -246,6 +249,11 @@ impl Engine {
             warnings: RefCell::default(),
             trace: RefCell::default(),
         }
+    }
+
+    /// Hands over what was read of the global layer's file, which is not read again then.
+    pub(crate) fn give_global(&self, config: Value) {
+        *self.given.borrow_mut() = Some(config);
     }
 
     /// Starts to record what `take_explanation` returns.
@@ -598,7 +606,12 @@ impl Engine {
 
     fn load(&self, file: &Path, layer: Layer) -> Result<Option<Rc<LayerState>>, Error> {
         let v3_datadir = toolkit::dirs::under_root(Path::new(V3_DATADIR));
-        let config = config::load(file, &layer, &v3_datadir, &mut |message| self.warn(message))?;
+        let warn = &mut |message| self.warn(message);
+        let given = if layer == Layer::Global { self.given.take() } else { None };
+        let config = match given {
+            Some(value) => config::validate(value, file, &layer, &v3_datadir, warn)?,
+            None => config::load(file, &layer, &v3_datadir, warn)?,
+        };
         if config.version == 3 && layer != Layer::Global {
             self.warn(format!("{}: version 3 is only read in the global layer; ignored", file.display()));
             return Ok(None);

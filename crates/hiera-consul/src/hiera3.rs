@@ -60,16 +60,22 @@ type Guard = Rc<RefCell<Vec<String>>>;
 
 /// Tells whether a file is of version 3 (or no hash at all, which Hiera 3 takes for defaults).
 pub fn is_version3(file: &Path) -> Result<bool, Error> {
-    Ok(match read_config(file)? {
-        Value::Hash(config) => match setting(&config, "version").or_else(|| config.get_str("version")) {
+    read_config(file).map(|config| says_version3(&config))
+}
+
+/// Tells what [`is_version3`] does of what was read.
+pub(crate) fn says_version3(config: &Value) -> bool {
+    match config {
+        Value::Hash(config) => match setting(config, "version").or_else(|| config.get_str("version")) {
             None => true,
             Some(version) => *version == Value::Int(3),
         },
         _ => true,
-    })
+    }
 }
 
-fn read_config(file: &Path) -> Result<Value, Error> {
+/// Reads a hiera.yaml of any version.
+pub(crate) fn read_config(file: &Path) -> Result<Value, Error> {
     let bytes = input::read(file)?;
     psych::load(&bytes).map_err(|e| e.in_file(file))
 }

@@ -29,9 +29,14 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     let merge = strategy(args)?;
     let sources = settings.sources(&args.place)?;
     let (node, facts) = settings.node(&args.place)?;
+    // What is wrong with the file is said by whom it is for.
+    let global = match &sources {
+        Sources { hiera_config: Some(file), environment: None } => hiera3::read_config(file).ok(),
+        _ => None,
+    };
     let work = || match &sources {
         Sources { hiera_config: Some(file), environment: None }
-            if file.exists() && hiera3::is_version3(file).unwrap_or(false) =>
+            if global.as_ref().is_some_and(hiera3::says_version3) =>
         {
             let mut warnings = Vec::new();
             let found = version3(args, file, facts, merge.as_ref(), &access, &mut warnings);
@@ -49,6 +54,9 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
                 false => Levels::of_keys(access, engine::roots(&args.keys)),
             };
             let engine = Engine::new(sources, scope, Box::new(levels));
+            if let Some(global) = global {
+                engine.give_global(global);
+            }
             if args.explain {
                 engine.explain();
             }

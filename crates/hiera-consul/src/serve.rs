@@ -36,7 +36,7 @@ use toolkit::{Io, backoff::Backoff};
 use crate::consul::{Access, Level, Levels, Need, Reader, Values};
 use crate::consul3::{Consul3, Stored};
 use crate::error::Error;
-use crate::value::{Hash, Value};
+use crate::value::{Hash, Value, push_json_string};
 
 const LONGEST_LINE: u64 = 1 << 20;
 /// One blocking query. Between two of them it is noticed that the caller has gone.
@@ -75,13 +75,18 @@ pub fn answer_all(access: Access, mut input: impl BufRead, gone: &dyn Fn() -> bo
         }
         let answer = if length as u64 > LONGEST_LINE {
             skip_line(&mut input)?;
-            refusal(&Json::Null, &Error::data(format!("the request is longer than {LONGEST_LINE} bytes")))
+            Err(refusal(&Json::Null, &Error::data(format!("the request is longer than {LONGEST_LINE} bytes"))))
         } else if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         } else {
             server.answer(&line)
         };
-        io.json(&answer).map_err(Error::Write)?;
+        match answer {
+            Ok(Fields::Written(text)) => io.out(text),
+            Ok(Fields::Made(answer)) => io.json(&answer),
+            Err(refusal) => io.json(&refusal),
+        }
+        .map_err(Error::Write)?;
         io.flush().map_err(Error::Write)?;
     }
 }
@@ -113,10 +118,18 @@ fn refusal(id: &Json, error: &Error) -> Json {
 }
 
 fn to_json(value: &Value) -> Result<Json, Error> {
-    value
-        .to_json()
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .ok_or_else(|| Error::data("the value holds a number that JSON cannot express"))
+    value.to_json().and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(no_json)
+}
+
+fn no_json() -> Error {
+    Error::data("the value holds a number that JSON cannot express")
+}
+
+/// The fields of an answer.
+enum Fields {
+    Made(Map<String, Json>),
+    /// A line of JSON, as far as its last field; for answers with many values.
+    Written(String),
 }
 
 struct Server<'a> {
@@ -214,26 +227,32 @@ impl Request {
 }
 
 impl Server<'_> {
-    fn answer(&self, line: &[u8]) -> Json {
+    /// Returns the answer with its id, or the refusal.
+    fn answer(&self, line: &[u8]) -> Result<Fields, Json> {
+        let nameless = |message: String| refusal(&Json::Null, &Error::data(message));
         let fields = match serde_json::from_slice(line) {
             Ok(Json::Object(fields)) => fields,
-            Ok(_) => return refusal(&Json::Null, &Error::data("the request is not a JSON object")),
-            Err(e) => return refusal(&Json::Null, &Error::data(format!("the request is not JSON: {e}"))),
+            Ok(_) => return Err(nameless("the request is not a JSON object".to_owned())),
+            Err(e) => return Err(nameless(format!("the request is not JSON: {e}"))),
         };
         let mut request = Request { fields };
         let Some(id) = request.fields.remove("id").filter(|id| id.is_number() || id.is_string()) else {
-            return refusal(&Json::Null, &Error::data("field 'id' is missing"));
+            return Err(nameless("field 'id' is missing".to_owned()));
         };
         match self.dispatch(&mut request) {
-            Ok(mut answer) => {
+            Ok(Fields::Made(mut answer)) => {
                 answer.insert("id".to_owned(), id);
-                Json::Object(answer)
+                Ok(Fields::Made(answer))
             }
-            Err(error) => refusal(&id, &error),
+            Ok(Fields::Written(mut text)) => {
+                text.push_str(&format!(",\"id\":{id}}}\n"));
+                Ok(Fields::Written(text))
+            }
+            Err(error) => Err(refusal(&id, &error)),
         }
     }
 
-    fn dispatch(&self, request: &mut Request) -> Result<Map<String, Json>, Error> {
+    fn dispatch(&self, request: &mut Request) -> Result<Fields, Error> {
         let answer = match request.required("op")?.as_str() {
             "snapshot" => {
                 let level = Level::from_options(&request.options()?)?;
@@ -241,7 +260,7 @@ impl Server<'_> {
                 request.done()?;
                 let levels = self.levels(run);
                 with.iter().for_each(|level| levels.expect(level));
-                snapshot(&levels, &level)?
+                return snapshot(&levels, &level).map(Fields::Written);
             }
             "lookup" => {
                 let level = Level::of_service(&request.options()?)?;
@@ -270,12 +289,14 @@ impl Server<'_> {
                 let (paths, key) = (request.texts("paths")?, request.text("key")?);
                 request.done()?;
                 let backend = self.version3(run, settings)?;
-                let mut answer = match key {
-                    Some(key) => found_answer(backend.lookup_at(&key, &paths)?.as_ref().map(to_json).transpose()?),
-                    None => {
-                        json!({"paths": backend.stored(&paths)?.map(|all| all.iter().map(stored).collect::<Vec<_>>())})
-                    }
+                let Some(key) = key else {
+                    let stored = stored(backend.stored(&paths)?.as_deref());
+                    return Ok(Fields::Written(match backend.take_warning() {
+                        Some(warning) => format!("{stored},\"warning\":{}", Json::String(warning)),
+                        None => stored,
+                    }));
                 };
+                let mut answer = found_answer(backend.lookup_at(&key, &paths)?.as_ref().map(to_json).transpose()?);
                 if let Some(warning) = backend.take_warning() {
                     answer["warning"] = Json::String(warning);
                 }
@@ -297,8 +318,8 @@ impl Server<'_> {
             other => return Err(Error::data(format!("op '{other}' is not known"))),
         };
         match answer {
-            Json::Object(answer) => Ok(answer),
-            _ => Ok(Map::new()),
+            Json::Object(answer) => Ok(Fields::Made(answer)),
+            _ => Ok(Fields::Made(Map::new())),
         }
     }
 
@@ -427,51 +448,76 @@ impl Server<'_> {
     }
 }
 
-/// What is stored at a path of version 3: text, as the original reads it.
-fn stored(stored: &Stored) -> Json {
-    match stored {
-        Stored::Nothing => json!({}),
-        Stored::Asked(true) => json!({"computed": true}),
-        Stored::Asked(false) => json!({"ask": true}),
-        Stored::Values(snapshot) => {
-            let (mut values, mut ask) = (Map::new(), Vec::new());
-            for (key, bytes) in snapshot.iter() {
-                match std::str::from_utf8(bytes) {
-                    Ok(text) => drop(values.insert(key.to_owned(), Json::from(text))),
-                    Err(_) => ask.push(key),
+/// Begins a member of a JSON object that has others before it, unless it is the first.
+fn member(out: &mut String, name: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    push_json_string(out, name);
+    out.push(':');
+}
+
+/// What is stored at the paths of version 3: text, as the original reads it.
+fn stored(paths: Option<&[Stored]>) -> String {
+    let Some(paths) = paths else { return "{\"paths\":null".to_owned() };
+    let mut out = String::from("{\"paths\":[");
+    for (at, stored) in paths.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        match stored {
+            Stored::Nothing => out.push_str("{}"),
+            Stored::Asked(true) => out.push_str("{\"computed\":true}"),
+            Stored::Asked(false) => out.push_str("{\"ask\":true}"),
+            Stored::Values(snapshot) => {
+                let mut ask = Vec::new();
+                out.push_str("{\"values\":{");
+                for (key, bytes) in snapshot.iter() {
+                    match std::str::from_utf8(bytes) {
+                        Ok(text) => {
+                            member(&mut out, key);
+                            push_json_string(&mut out, text);
+                        }
+                        Err(_) => ask.push(key),
+                    }
                 }
+                out.push_str(&format!("}},\"ask\":{}}}", json!(ask)));
             }
-            json!({"values": values, "ask": ask})
         }
     }
+    out.push(']');
+    out
 }
 
 /// Reads a level, with all that is announced, and types its values.
-fn snapshot(levels: &Levels, level: &Level) -> Result<Json, Error> {
+fn snapshot(levels: &Levels, level: &Level) -> Result<String, Error> {
     let snapshot = levels.snapshot(level)?;
-    let (mut values, mut errors) = (Map::new(), Map::new());
-    let all = Values::default();
-    for (key, name) in all.keys(level, &snapshot)? {
-        let value = all.get(level, &snapshot, &key).map(Option::unwrap_or_default).and_then(|value| {
-            match value.is_encrypted() {
-                true => Err(Error::Encrypted(format!("Consul key {name}"))),
-                false => to_json(&value),
+    let mut errors = Map::new();
+    let mut out = String::from("{\"values\":{");
+    Values::default().each(level, &snapshot, |key, name, value| {
+        let before = out.len();
+        let written = value.and_then(|value| {
+            if value.is_encrypted() {
+                return Err(Error::Encrypted(format!("Consul key {}", name())));
             }
+            member(&mut out, key);
+            value.write_json(&mut out).ok_or_else(no_json)
         });
-        match value {
-            Ok(value) => values.insert(key, value),
-            Err(error) => errors.insert(key, Json::String(exit::chain(&error))),
-        };
-    }
-    let mut answer = json!({"values": values, "errors": errors, "index": snapshot.origin().index});
-    if let Some(age) = snapshot.origin().kept {
-        answer["age"] = json!(age.as_secs());
+        if let Err(error) = written {
+            out.truncate(before);
+            errors.insert(key.to_owned(), Json::String(exit::chain(&error)));
+        }
+    })?;
+    let origin = snapshot.origin();
+    out.push_str(&format!("}},\"errors\":{},\"index\":{}", Json::Object(errors), origin.index));
+    if let Some(age) = origin.kept {
+        out.push_str(&format!(",\"age\":{}", age.as_secs()));
     }
     let warnings = levels.take_notices();
     if !warnings.is_empty() {
-        answer["warnings"] = json!(warnings);
+        out.push_str(&format!(",\"warnings\":{}", json!(warnings)));
     }
-    Ok(answer)
+    Ok(out)
 }
 
 enum Target {

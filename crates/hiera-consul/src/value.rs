@@ -280,7 +280,8 @@ impl Value {
         Some(out)
     }
 
-    fn write_json(&self, out: &mut String) -> Option<()> {
+    /// Writes it as [`Value::to_json`] does; on `None` a part of it may be written.
+    pub(crate) fn write_json(&self, out: &mut String) -> Option<()> {
         match self {
             Value::Null => out.push_str("null"),
             Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
@@ -365,8 +366,8 @@ impl Value {
     }
 }
 
-fn push_json_string(out: &mut String, text: &str) {
-    out.push_str(&serde_json::Value::String(text.to_owned()).to_string());
+pub(crate) fn push_json_string(out: &mut String, text: &str) {
+    out.push_str(&serde_json::to_string(text).expect("text serialises"));
 }
 
 /// The longest key that stands on a line with its value.

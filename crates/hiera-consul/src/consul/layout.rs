@@ -21,6 +21,9 @@ pub enum Layout {
     Document(String),
 }
 
+/// Tells the stored key that a value is from.
+pub(crate) type Name<'n> = &'n dyn Fn() -> String;
+
 /// A level's values, as its layout has them; what has to be read whole is read once.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
@@ -38,6 +41,30 @@ impl Values {
             Layout::Folders => folder(level, snapshot, key),
             Layout::Document(name) => Ok(self.document(level, snapshot, name)?.get_str(key).cloned()),
         }
+    }
+
+    /// Hands over every key, what tells the stored key that it is from, and its value.
+    pub(crate) fn each(
+        &self,
+        level: &Level,
+        snapshot: &Snapshot,
+        mut visit: impl FnMut(&str, Name<'_>, Result<Value, Error>),
+    ) -> Result<(), Error> {
+        if level.layout == Layout::Keys {
+            for (key, bytes) in snapshot.iter() {
+                let name = || format!("{}{key}", level.prefix);
+                // The name is for errors alone.
+                let value = level.format.value(key, bytes).or_else(|_| level.format.value(&name(), bytes));
+                visit(key, &name, value);
+            }
+            return Ok(());
+        }
+        for (key, name) in self.keys(level, snapshot)? {
+            // A key that was listed is there.
+            let value = self.get(level, snapshot, &key).map(Option::unwrap_or_default);
+            visit(&key, &|| name.clone(), value);
+        }
+        Ok(())
     }
 
     /// Returns all keys, each with the stored key that it is from.
