@@ -104,8 +104,11 @@ if [ -n "$mirror" ]; then
     [ "$(family)" = el ] || dpkg --configure -a >/dev/null || fail "dpkg --configure -a" $?
 fi
 
+# The commits are those of the snapshot, not what the mirror's git has by now.
+refs=$state_dir/apply/refs.index
+[ -n "$mirror" ] && [ -s "$refs" ] || refs=
 code=0
-cloner ${mirror:+--mirror "$mirror/git"} --mode export --root "$modules" --lock "$state_dir/repos.lock" --timeout 2m "$here/$(meta repos_manifest ../repos.yaml)" || code=$?
+cloner ${mirror:+--mirror "$mirror/git"} ${refs:+--refs "$refs"} --mode export --root "$modules" --lock "$state_dir/repos.lock" --timeout 2m "$here/$(meta repos_manifest ../repos.yaml)" || code=$?
 case $code in
     0) ;;
     *)

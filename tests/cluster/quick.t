@@ -30,7 +30,7 @@ is "seven members are alive" "$(node infra1 consul members | grep -c alive)" 7
 for n in $nodes; do
     is "$n has no default route" "$(node "$n" ip route show default)" ""
     is "$n has exactly one package source, build1" \
-        "$(node "$n" apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sort -u | sed 's|/snap/.*||')" "http://192.168.242.5:8080"
+        "$(node "$n" apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sed 's|/snap/.*||' | sort -u)" "http://192.168.242.5:8080"
     ok "$n: its signature is checked" node "$n" grep -q '^Signed-By: ' /etc/apt/sources.list.d/stacktira.sources
 done
 fails_with 1 "a node cannot reach the outside" node infra1 ping -c 1 -W 1 10.2.3.254
@@ -48,11 +48,19 @@ for n in $nodes; do settle "$n"; done
 first=$(channel_now)
 probe_package st-probe-data 2
 probe_package st-probe 2 "st-probe-data (= 2)"
-ok "a new version is taken in" new_snapshot
+ok "the upstream of the mirror's git can be changed" own_git
+ok "a new commit of a module" module_commit 2
+ok "they are taken in" new_snapshot
 second=$(printf '%s\n' "$tap_output" | tail -n 1)
 is "as another snapshot, to which the channel does not point" "$(channel_now) $([ "$second" != "$first" ] && echo another)" "$first another"
+fails_with 1 "and it is said what is new" "$stk" mirror diff "$first" "$second"
+says "a package" 'st-probe'
+says "and a commit" 'github.com/puppetlabs/puppetlabs-translate.git'
 for n in $nodes; do fails_with 0 "$n: a second run has nothing to do" "$stk" kick --wait "$n"; done
-for n in $nodes; do is "$n is as it was" "$(snapshot_of "$n") $(probe_on "$n")" "$first ii1"; done
+for n in $nodes; do
+    is "$n is as it was" "$(snapshot_of "$n") $(probe_on "$n")" "$first ii1"
+    ok "and so are its modules" module_is "$n"
+done
 
 # --- one value in Consul changes a file on every node -------------------------------------------------
 start=$SECONDS
@@ -88,7 +96,9 @@ ok "drop it" node infra2 consul services deregister -id=stktest
 ok "HAProxy has dropped it within 30 s" within 30 haproxy_lacks 'listen stktest'
 note "after $((SECONDS - start)) s"
 
-# --- the new version goes out in stages, and a broken one comes back by itself -------------------------
+# --- what is new goes out in stages, and what is broken comes back by itself ---------------------------
+for n in $nodes; do settle "$n"; done
+for n in $nodes; do runs_before[$n]=$(runs_of "$n"); done
 start=$SECONDS
 plan=$(rollout "$second" --dry-run)
 is "three stages, hyper1 first" "$(printf '%s\n' "$plan" | sed -n 1p), $(printf '%s\n' "$plan" | wc -l) stages" "canary hyper1, 3 stages"
@@ -96,27 +106,46 @@ ok "the new version is rolled out" rollout "$second"
 note "in $((SECONDS - start)) s"
 is "the channel points at it" "$(channel_now)" "$second"
 ok "hyper1 had it first, then half of the others, then all" rollout_in_order 2
-for n in $nodes; do ok "$n has the new version" within 60 probe_is "$n" 2; done
-for n in $nodes; do settle "$n"; done
+for n in $nodes; do
+    ok "$n has the new version" probe_is "$n" 2
+    ok "and the new commit" module_is "$n" 2
+done
+for n in $nodes; do
+    settle "$n"
+    count=$(($(runs_of "$n") - runs_before[$n]))
+    ok "$n needed $count runs, at most 2: the steps of others ask it for none" test "$count" -le 2
+    runs_before[$n]=$(runs_of "$n")
+done
 probe_package st-probe-data 3
 probe_package st-probe 3 "st-probe-data (= 3)" 'echo "does not work here" >&2; exit 1' postinst
-ok "a version that does not work is taken in" new_snapshot
+ok "a commit, and a version that does not work" module_commit 3
+ok "are taken in" new_snapshot
 third=$(printf '%s\n' "$tap_output" | tail -n 1)
 start=$SECONDS
 fails_with 1 "it stops at the canary, and goes back" rollout "$third"
 says "because of it" "went back: a run with the snapshot failed on hyper1"
 ok "hyper1 has what it had before, by itself" within 300 probe_is hyper1 2
-note "after $((SECONDS - start)) s"
 ok "also of what came along with it" probe_is hyper1 2 st-probe-data
+ok "and of git" within 60 module_is hyper1 2
+note "after $((SECONDS - start)) s"
 is "dpkg finds nothing amiss" "$(node hyper1 dpkg --audit)" ""
 is "apt has the lists of one snapshot" "$(find "$test_state/hyper1/root/var/lib/apt/lists" -name '*_snap_*' | sed 's/.*_snap_//; s/_.*//' | sort -u)" "$second"
 settle hyper1
 fails_with 0 "a run has nothing to do" "$stk" kick --wait hyper1
 for n in $nodes; do
+    [ "$n" = hyper1 ] || is "$n was asked for no run" "$(($(runs_of "$n") - runs_before[$n]))" 0
     is "$n is with the others, and had what it should" "$(snapshot_of "$n") $(published_mirror "$n") $(probe_ever "$n")" \
         "$second $second 1 2$([ "$n" != hyper1 ] || echo ' 3 2')"
 done
 is "the channel points where it did" "$(channel_now)" "$second"
+start=$SECONDS
+ok "one node is pinned to the first snapshot" "$stk" mirror promote "$first" --node hyper1
+ok "and goes there by itself" within 60 probe_is hyper1 1
+ok "with its modules" within 60 module_is hyper1
+ok "the pin is removed" "$stk" mirror unpin --node hyper1
+ok "and it comes back" within 60 probe_is hyper1 2
+note "after $((SECONDS - start)) s"
+settle hyper1
 
 # --- faults -------------------------------------------------------------------------------------------
 leader=$(leader_node)

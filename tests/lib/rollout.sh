@@ -35,6 +35,26 @@ probe_is() { [ "$(probe_on "$1" "${3:-st-probe}")" = "ii$2" ]; }
 probe_at() { sed -n "s/^\([-0-9]* [:0-9]*\) \(install\|upgrade\) st-probe:all [^ ]* $2\$/\1/p" "$test_state/$1/root/var/log/dpkg.log" | tail -n 1; }
 probe_ever() { awk '$4 == "st-probe:all" && ($3 == "install" || $3 == "upgrade") { print $6 }' "$test_state/$1/root/var/log/dpkg.log" | paste -sd' '; }
 
+# own_git: the upstream of the build node's git becomes a copy that can be changed. module_commit TEXT: a commit there.
+own_git() {
+    node build1 sh -euc 'cp -a /srv/git /var/lib/stk-git
+        sed -i "s|mirror: /srv/git}|mirror: /var/lib/stk-git}|" /etc/stacktira/mirror.yaml
+        grep -q "mirror: /var/lib/stk-git}" /etc/stacktira/mirror.yaml'
+}
+module_commit() {
+    node build1 sh -euc '
+        export GIT_DIR=/var/lib/stk-git/github.com/puppetlabs/puppetlabs-translate.git GIT_INDEX_FILE=/tmp/stk-index
+        export GIT_AUTHOR_NAME=stk GIT_AUTHOR_EMAIL=stk@localhost GIT_COMMITTER_NAME=stk GIT_COMMITTER_EMAIL=stk@localhost
+        git read-tree debian/bookworm
+        git update-index --add --cacheinfo "100644,$(printf "%s\n" "$1" | git hash-object -w --stdin),stk-probe"
+        git update-ref refs/heads/debian/bookworm "$(git commit-tree -p debian/bookworm -m "$1" "$(git write-tree)")"' module "$1"
+}
+# module_is NODE TEXT: what that file says there; without TEXT, it is not there.
+module_is() {
+    local file=/var/lib/stacktira/puppet/modules/translate/stk-probe
+    if [ $# -gt 1 ]; then file_is "$1" "$file" "$2"; else [ ! -e "$test_state/$1/root$file" ]; fi
+}
+
 # What a node uses, what the channel names, and what the mirror has.
 snapshot_of() { sed -n 's#^URIs: .*/snap/\([0-9a-f]*\)/.*#\1#p' "$test_state/$1/root/etc/apt/sources.list.d/stacktira.sources" | sort -u; }
 channel_now() { node infra1 consul-kv get stacktira/mirror/channel/stable; }

@@ -61,4 +61,20 @@ ok "and runs in it" grep -q '^puppet apply' "$calls"
 fails_with 1 "no slot in time: the run has failed, and is tried again" converge LIMIT=3 SLOT=124
 is "and says so" "$(published state | cut -d, -f1)" '"failed"'
 
+mkdir -p "$root/etc" "$root/var/lib/stacktira/apply"
+printf 'ID=debian\n' >"$root/etc/os-release"
+printf '{"name": "node1", "meta": {"role": "infra", "mirror_address": "http://mirror:8080"}}\n' >"$root/run/stacktira/meta_data.json"
+# shellcheck disable=SC2016 # for the program itself
+program mirror-sync 'exit "${APPLY:-0}"'
+program dpkg 'exit 0'
+ok "a node with a mirror" converge
+ok "has its modules from there" grep -q '^cloner --mirror http://mirror:8080/git --mode export ' "$calls"
+printf 'an index\n' >"$root/var/lib/stacktira/apply/refs.index"
+ok "where the snapshot says what their refs are" converge
+ok "they are that, whatever the mirror has by now" grep -q "^cloner --mirror http://mirror:8080/git --refs $root/var/lib/stacktira/apply/refs.index --mode export " "$calls"
+ok "also while the mirror cannot be asked" converge APPLY=69
+ok "and the same" grep -q -- ' --refs ' "$calls"
+fails_with 1 "a snapshot that is refused stops the run" converge APPLY=1
+fails_with 1 "before anything is brought" grep -q '^cloner' "$calls"
+
 plan_done

@@ -73,7 +73,10 @@ impl Try<'_> {
 
     fn local(&self, jobs: &[Job<'_>], path: &Path) -> Result<Results, Fault> {
         let source = git::open_local(path)?;
-        let heads = git::list_local(&source)?;
+        let heads = match self.given() {
+            Some(known) => known.heads.clone(),
+            None => git::list_local(&source)?,
+        };
         let one = |job: &Job<'_>| {
             let mut target = job.want.find(&heads)?;
             target.oid = git::commit(&source, target.oid)?.id();
@@ -124,8 +127,16 @@ impl Try<'_> {
         Ok(results.into_iter().map(|result| result.expect("each was decided or worked on")).collect())
     }
 
-    /// Returns the refs that matter: from the mirror's index, from the remote, or from the cache.
+    /// Returns what refs are, if they are not to be asked for.
+    fn given(&self) -> Option<&Known> {
+        self.known.filter(|_| self.setup.refs.is_some())
+    }
+
+    /// Returns the refs that matter: from an index, from the remote, or from the cache.
     fn heads(&self, jobs: &[Job<'_>], remote: Remote<'_>) -> Result<Vec<Head>, Fault> {
+        if let Some(known) = self.given() {
+            return Ok(known.heads.clone());
+        }
         // A commit that the lock file fixes says nothing of the tag that must be signed.
         let tags = jobs.iter().filter_map(|job| job.signed_tag.as_ref());
         let asked: Vec<&Want> = jobs.iter().map(|job| &job.want).chain(tags).collect();

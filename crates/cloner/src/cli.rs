@@ -105,6 +105,13 @@ pub struct Cli {
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
 
+    /// Refs are what FILE, a refs index, says, whatever they are at mirrors and sources by now
+    ///
+    /// Only the objects are fetched. What the index does not know is an error. `mirror-sync apply` writes one for the
+    /// snapshot that this machine follows.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["status", "verify", "rollback", "convert"])]
+    pub refs: Option<PathBuf>,
+
     /// Log in at HOST, as USER if one is named, with the token in FILE (can be repeated)
     ///
     /// FILE holds the token and nothing else, and nobody else may read it. HOST may have a port.

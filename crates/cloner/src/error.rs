@@ -50,6 +50,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The refs index that was given.
+    #[error("{}: {message}", path.display())]
+    Refs {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The lock file on disk.
     #[error("cannot write the lock file {}", path.display())]
     WriteLock {
@@ -73,7 +81,7 @@ impl Failure for Error {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } | Self::Manifest(ManifestError::Override { .. }) => exit::USAGE,
-            Self::Manifest(_) | Self::Conflict { .. } | Self::Lock { .. } => exit::BAD_INPUT,
+            Self::Manifest(_) | Self::Conflict { .. } | Self::Lock { .. } | Self::Refs { .. } => exit::BAD_INPUT,
             Self::Root { .. } | Self::WriteLock { .. } | Self::Output(_) => exit::CANT_CREATE,
             Self::Busy { .. } => exit::BUSY,
         }

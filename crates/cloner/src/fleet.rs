@@ -36,7 +36,7 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) heads: Vec<Head>,
-    packs: Vec<(Oid, Pack)>,
+    pub(crate) packs: Vec<(Oid, Pack)>,
 }
 
 impl Known {
@@ -105,6 +105,30 @@ impl Fleet {
         }
         toolkit::atomic::write(&self.kept, format!("{etag}\n{index}").as_bytes(), 0o600).map(drop)
     }
+}
+
+/// Returns what an index that was given says about the repository at `place`; none if it says nothing.
+///
+/// # Errors
+/// The line that is wrong.
+pub(crate) fn given(index: &Index, place: &str) -> Result<Option<Known>, String> {
+    let Some(refs) = index.find(place)? else { return Ok(None) };
+    let heads = heads(&refs).ok_or("an id is none")?;
+    Ok(Some(Known { heads, packs: Vec::new() }))
+}
+
+/// Reads an index that was given.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(crate) fn read_given(path: &Path) -> Result<Index, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|err| err.to_string())?;
+    file.take(refsindex::MAX_BYTES + 1).read_to_string(&mut text).map_err(|err| err.to_string())?;
+    if text.len() as u64 > refsindex::MAX_BYTES {
+        return Err(format!("larger than {} MiB", refsindex::MAX_BYTES >> 20));
+    }
+    Index::parse(text)
 }
 
 /// Returns the list that a server would give; none if an id is none.

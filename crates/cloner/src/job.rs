@@ -14,13 +14,14 @@ use crate::attempt::{Try, Via};
 use crate::cache::Cache;
 use crate::cli::Mode;
 use crate::fault::{Cause, Fault, Retry};
-use crate::fleet::{Fleet, Known};
+use crate::fleet::{self, Fleet, Known};
 use crate::git::{self, Head, Target, Want};
 use crate::http::Client;
 use crate::lockfile::Lock;
 use crate::manifest::{Repo, Signed};
 use crate::place::{self, Part, Site, Staged};
 use crate::record::{Occupied, Record};
+use crate::refsindex::Index;
 use crate::signature::{self, Policy};
 use crate::slots::Slots;
 use crate::source::Source;
@@ -37,6 +38,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) hands: &'a Slots,
     /// The mirrors, in the order in which they are tried.
     pub(crate) fleets: &'a [Fleet],
+    /// What refs are, if they are not asked for.
+    pub(crate) refs: Option<&'a Index>,
     /// Whether the source itself is tried after the mirrors.
     pub(crate) fallback: bool,
     /// Whether only mirrors and the cache may be used.
@@ -218,9 +221,22 @@ fn from<'a>(
     waits: &dyn Fn(),
 ) -> Vec<(Job<'a>, Fault)> {
     let place = source.mirror_path().ok().flatten();
+    let mut refused = Vec::new();
     // An index that decides costs its server nothing, so it needs no slot.
-    let known = match (via, &place) {
-        (Via::From(Source::Http(_), Some(number)), Some(place)) => {
+    let mut known = match (setup.refs, via, &place) {
+        (Some(index), _, Some(place)) => match fleet::given(index, place) {
+            Ok(Some(known)) => Some(known),
+            // Nothing says what its refs are; a commit needs no ref.
+            other => {
+                let why = other.err().unwrap_or_else(|| format!("it has no repository {place}"));
+                let fault = Fault::new(Cause::Ref, format!("the refs index that was given does not help: {why}"));
+                let (commits, left) = pending.into_iter().partition(|job| matches!(job.want, Want::Commit(_)));
+                pending = commits;
+                refused = left.into_iter().map(|job| (job, fault.clone())).collect();
+                None
+            }
+        },
+        (None, Via::From(Source::Http(_), Some(number)), Some(place)) => {
             setup.fleets[*number].find(setup.client, place, Instant::now() + setup.timeout)
         }
         _ => None,
@@ -233,9 +249,16 @@ fn from<'a>(
             }
             None => true,
         });
-        if pending.is_empty() {
-            return Vec::new();
-        }
+    }
+    if pending.is_empty() {
+        return refused;
+    }
+    // Whatever the mirror's own index says of refs by now, a pack that it names has the commit.
+    if let (Some(_), Some(known), Via::From(Source::Http(_), Some(number)), Some(place)) =
+        (setup.refs, &mut known, via, &place)
+    {
+        let index = setup.fleets[*number].find(setup.client, place, Instant::now() + setup.timeout);
+        known.packs = index.map(|index| index.packs).unwrap_or_default();
     }
     let local = matches!(via, Via::From(Source::Local(_), _));
     if !local {
@@ -245,7 +268,10 @@ fn from<'a>(
     let cache = match (setup.cache, &place) {
         (Some(cache), Some(place)) if !local => match cache.hold(place, setup.mode, Instant::now() + setup.timeout) {
             Ok(entry) => Some(entry),
-            Err(fault) => return pending.into_iter().map(|job| (job, fault.clone())).collect(),
+            Err(fault) => {
+                refused.extend(pending.into_iter().map(|job| (job, fault.clone())));
+                return refused;
+            }
         },
         _ => None,
     };
@@ -258,7 +284,7 @@ fn from<'a>(
     // Waiting for a slot is no network time.
     let deadline = Instant::now() + setup.timeout;
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-    let mut lasting = Vec::new();
+    let mut lasting = refused;
     for attempt in 0.. {
         let tried = Try { setup, via, known: known.as_ref(), cache: cache.as_ref(), deadline };
         let each: Vec<Result<Attempt, Fault>> = match tried.run(&pending, &mut slot) {

@@ -233,6 +233,11 @@ fn bring(
         Some(path) => Some(Lock::read(path, cli.locked || !cli.update.is_empty())?),
         None => None,
     };
+    let refs = cli
+        .refs
+        .as_ref()
+        .map(|path| fleet::read_given(path).map_err(|message| Error::Refs { path: path.clone(), message }));
+    let refs = refs.transpose()?;
     let netrc = netrc::Netrc::from_env().unwrap_or_else(|why| {
         io.warn(why);
         netrc::Netrc::default()
@@ -262,6 +267,7 @@ fn bring(
         slots: &slots,
         hands: &hands,
         fleets: &fleets,
+        refs: refs.as_ref(),
         fallback: cli.fallback,
         offline: cli.offline,
         cache: cache.as_ref(),

@@ -239,13 +239,17 @@ pub enum Action {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: SocketAddr,
     },
-    /// On a node: point apt or dnf at the snapshot that its channel names
+    /// On a node: point apt or dnf, and `cloner --refs`, at the snapshot that its channel names
     ///
     /// Everything is proven, and the client has fetched its lists, before its file is replaced in one step.
     Apply {
         /// Print the files and change nothing
         #[arg(long)]
         print: bool,
+
+        /// Change nothing; 0 if the snapshot in place is the one to use, 1 if another one is
+        #[arg(long, conflicts_with = "print")]
+        check: bool,
     },
 }
 

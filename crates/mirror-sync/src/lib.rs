@@ -146,7 +146,8 @@ fn act(config: &Config, action: &Action, io: &mut Io) -> Result<u8> {
         Action::Verify { repair } => verify::run(config, *repair, io)?,
         Action::Status { json } => return status::run(config, *json, io),
         Action::Serve { listen } => serve::run(config, *listen, io)?,
-        Action::Apply { print } => apply::run(config, *print, io)?,
+        Action::Apply { check: true, .. } => return apply::check(config, io),
+        Action::Apply { print, .. } => apply::run(config, *print, io)?,
     }
     Ok(exit::OK)
 }

@@ -2,6 +2,7 @@
 
 mod basics;
 mod generations;
+mod given;
 mod hostile;
 mod network;
 mod offline;

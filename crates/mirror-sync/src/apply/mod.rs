@@ -1,10 +1,13 @@
-//! `apply`: points a node's apt and dnf at the snapshot that its channel names.
+//! `apply`: points a node's apt, dnf and `cloner` at the snapshot that its channel names.
 //!
 //! Everything is proven before anything is touched: the pointer is resolved, the manifest has the
 //! snapshot's digest and the site's signature, each signed index carries that signature too (or is what the
 //! manifest says, where a source is published as its upstream signed it), and the node's own client has
 //! fetched the new lists with a candidate file outside its own directories. Only then the client's file is
 //! replaced, in one step. Until that instant the old sources stay as they were, so there is nothing to restore.
+//!
+//! What the snapshot's git repositories point at is written beside it, for `cloner --refs`: the mirror's own refs move
+//! with every `sync`, those of a snapshot do not, and these come from the manifest that the site has signed.
 
 mod apt;
 mod dnf;
@@ -23,12 +26,14 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::files;
-use crate::manifest::{Manifest, Published};
+use crate::manifest::{Manifest, Published, Source, refs_index};
 use crate::sign::Keyring;
 use follow::Followed;
 
 /// Where candidates are tried.
 const STATE: &str = "/var/lib/stacktira/apply";
+/// What the snapshot's git repositories point at, below [`STATE`].
+const REFS: &str = "refs.index";
 /// Longest run of a client that fetches lists.
 const UPDATE: Duration = Duration::from_secs(600);
 
@@ -43,8 +48,8 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
     let cluster = config.consul.as_ref().map(Cluster::new).transpose()?;
     if print {
         let followed = follow::resolve(config, cluster.as_ref(), node, &fetcher)?;
-        let candidates = candidates(&fetcher, &keyring, node, &followed)?;
-        return candidates.iter().try_for_each(|candidate| io.out(&candidate.text).map_err(Error::Output));
+        let wanted = wanted(&fetcher, &keyring, node, &followed)?;
+        return wanted.candidates.iter().try_for_each(|candidate| io.out(&candidate.text).map_err(Error::Output));
     }
     let state = under_root(Path::new(STATE));
     files::make_dir(&state)?;
@@ -66,6 +71,22 @@ pub(crate) fn run(config: &Config, print: bool, io: &mut Io) -> Result<()> {
         io.warn(format_args!("the state could not be published: {}", toolkit::exit::chain(&error)));
     }
     done
+}
+
+/// Says whether the snapshot in place is the one that this node is to use.
+///
+/// # Errors
+/// [`Error::Unavailable`]; [`Error::Consul`].
+pub(crate) fn check(config: &Config, io: &mut Io) -> Result<u8> {
+    let node = config.node()?;
+    let cluster = config.consul.as_ref().map(Cluster::new).transpose()?;
+    let followed = follow::resolve(config, cluster.as_ref(), node, &Fetcher::new(&config.limits))?;
+    if in_place(node).as_ref() == Some(&followed.id) {
+        io.note(format_args!("snapshot {} is in place", followed.id));
+        return Ok(toolkit::exit::OK);
+    }
+    io.note(format_args!("snapshot {} is to be used", followed.id));
+    Ok(toolkit::exit::NO)
 }
 
 /// What a client is to be told.
@@ -111,12 +132,8 @@ fn take(
     io: &mut Io,
 ) -> Result<()> {
     let id = &followed.id;
-    let mut candidates = candidates(fetcher, keyring, node, followed)?;
+    let Wanted { mut candidates, refs } = wanted(fetcher, keyring, node, followed)?;
     candidates.retain(|candidate| std::fs::read(&candidate.path).ok().as_deref() != Some(candidate.text.as_bytes()));
-    if candidates.is_empty() {
-        io.note(format_args!("snapshot {id} is in place"));
-        return Ok(());
-    }
     for candidate in &candidates {
         for (path, key) in &candidate.keys {
             write(path, key)?;
@@ -127,6 +144,15 @@ fn take(
                 Format::Rpm => dnf::update(state, &candidate.text)?,
             }
         }
+    }
+    // Before the clients' files, by which it is known that all of it is done.
+    let index = state.join(REFS);
+    match refs {
+        Some(text) => write(&index, &text)?,
+        None => files::remove(&index)?,
+    }
+    if candidates.is_empty() {
+        io.note(format_args!("snapshot {id} is in place"));
     }
     for candidate in &candidates {
         write(&candidate.path, &candidate.text)?;
@@ -145,12 +171,23 @@ fn write(path: &Path, text: &str) -> Result<()> {
     toolkit::atomic::write(path, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(path))
 }
 
-fn candidates(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<Vec<Candidate>> {
+/// What a node is to have of a snapshot.
+struct Wanted {
+    candidates: Vec<Candidate>,
+    /// The refs index of its git repositories, if it has any.
+    refs: Option<String>,
+}
+
+/// Proves a snapshot and says what is to be written.
+fn wanted(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Followed) -> Result<Wanted> {
     let base = format!("{}/snap/{}", node.mirror.trim_end_matches('/'), followed.id);
     let mut manifest = manifest(fetcher, keyring, &base, &followed.id)?;
     if let Some(name) = node.sources.iter().find(|name| !manifest.sources.iter().any(|source| source.name() == *name)) {
         return Err(Error::rejected(format!("snapshot {}", followed.id), format!("it has no source {name}")));
     }
+    let mut repos = manifest.sources.iter().flat_map(Source::repos).peekable();
+    let refs = repos.peek().is_some().then(|| refs_index(repos)).transpose();
+    let refs = refs.map_err(|why| Error::forged(format!("{base}/manifest.json"), why))?;
     manifest.sources.retain(|source| node.sources.is_empty() || node.sources.iter().any(|name| name == source.name()));
     let head = format!("{HEAD}channel {}, snapshot {}\n", followed.channel, followed.id);
     let proof = Proof { fetcher, keyring, node, base: &base };
@@ -161,7 +198,8 @@ fn candidates(fetcher: &Fetcher, keyring: &Keyring, node: &Node, followed: &Foll
         };
         Ok(Candidate { format: *format, path: file_of(*format), text: format!("{head}{text}"), keys })
     };
-    node.formats.iter().map(candidate).collect()
+    let candidates = node.formats.iter().map(candidate).collect::<Result<Vec<Candidate>>>()?;
+    Ok(Wanted { candidates, refs })
 }
 
 /// How each file begins.

@@ -168,6 +168,8 @@ pub(crate) fn check_path(path: &str) -> std::result::Result<(), String> {
 struct Refs {
     head: Option<String>,
     refs: BTreeMap<String, String>,
+    /// The commits behind annotated tags; only of a mirror, not of its upstream.
+    peeled: BTreeMap<String, String>,
 }
 
 /// Runs git in one mirror.
@@ -207,7 +209,7 @@ impl<'a> Git<'a> {
         if present {
             let local = self.local(&directory)?;
             if is_same(&local, &remote) {
-                return Ok((repo(upstream, local), false));
+                return Ok((repo(&upstream.path, local), false));
             }
             self.remove_stale_locks(&directory)?;
         }
@@ -225,7 +227,7 @@ impl<'a> Git<'a> {
         if !present {
             self.place(&work, &directory)?;
         }
-        Ok((repo(upstream, local), true))
+        Ok((repo(&upstream.path, local), true))
     }
 
     /// Whether an upstream has other refs than its mirror.
@@ -425,11 +427,23 @@ impl<'a> Git<'a> {
     }
 
     fn local(&self, directory: &Path) -> Result<Refs> {
-        let refs = self.refs(directory, &["refs/heads", "refs/tags"])?;
+        let mut list = self.command(Some(directory), None);
+        list.args(["for-each-ref", "--format=%(objectname) %(refname) %(*objecttype) %(*objectname)", "--"]);
+        list.args(["refs/heads", "refs/tags"]);
+        let text = self.local_run(list, None, &directory.to_string_lossy())?;
+        let mut local = Refs::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let (Some(target), Some(name)) = (words.next(), words.next()) else { continue };
+            local.refs.insert(name.to_owned(), target.to_owned());
+            if let (Some("commit"), Some(commit)) = (words.next(), words.next()) {
+                local.peeled.insert(name.to_owned(), commit.to_owned());
+            }
+        }
         let head = directory.join("HEAD");
         let text = files::read_bounded(&head, 4096).map_err(Error::read(&head))?;
-        let head = String::from_utf8_lossy(&text).trim().strip_prefix("ref: ").map(str::to_owned);
-        Ok(Refs { head, refs })
+        local.head = String::from_utf8_lossy(&text).trim().strip_prefix("ref: ").map(str::to_owned);
+        Ok(local)
     }
 
     fn refs(&self, directory: &Path, patterns: &[&str]) -> Result<BTreeMap<String, String>> {
@@ -446,47 +460,21 @@ impl<'a> Git<'a> {
     /// # Errors
     /// [`Error::Rejected`]; [`Error::Write`].
     pub(crate) fn write_index(&self, paths: &[String], forms: &AllForms, jobs: usize) -> Result<()> {
-        let all = crate::parallel::map(jobs, paths, |path| self.index_entry(path));
-        let mut entries = Vec::with_capacity(paths.len());
-        for (path, entry) in paths.iter().zip(all) {
-            let mut entry = entry?;
-            for pack in forms.get(path).into_iter().flat_map(|forms| forms.packs.values()) {
+        let local = |path: &String| Ok(repo(path, self.local(&self.directory(path))?));
+        let repos = crate::parallel::map(jobs, paths, local).into_iter().collect::<Result<Vec<Repo>>>()?;
+        let mut entries = Vec::with_capacity(repos.len());
+        for repo in &repos {
+            let Some(mut entry) = repo.index() else { continue };
+            for pack in forms.get(&repo.path).into_iter().flat_map(|forms| forms.packs.values()) {
                 let published = refsindex::Pack { digest: pack.sha256.to_string(), bytes: pack.size };
                 entry.packs.insert(pack.commit.clone(), published);
             }
-            // The format knows SHA-1 ids alone; of other repositories it says nothing.
-            if entry.refs.values().all(|(id, _)| id.len() == 40) {
-                entries.push((path.as_str(), entry));
-            }
+            entries.push((repo.path.as_str(), entry));
         }
         let text = refsindex::write(entries.iter().map(|(path, refs)| (*path, refs)))
             .map_err(|why| Error::rejected(refsindex::FILE, why))?;
         let file = self.store.path("git").join(refsindex::FILE);
         toolkit::atomic::write(&file, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(&file))
-    }
-
-    fn index_entry(&self, path: &str) -> Result<refsindex::Refs> {
-        let directory = self.directory(path);
-        let mut list = self.command(Some(&directory), None);
-        list.args([
-            "for-each-ref",
-            "--format=%(objectname) %(refname) %(*objectname)",
-            "--",
-            "refs/heads",
-            "refs/tags",
-        ]);
-        let text = self.local_run(list, None, path)?;
-        let mut found = refsindex::Refs { head: self.local(&directory)?.head, ..refsindex::Refs::default() };
-        for line in text.lines() {
-            let mut words = line.split(' ');
-            if let (Some(target), Some(name)) = (words.next(), words.next()) {
-                let behind = words.next().filter(|commit| !commit.is_empty()).map(str::to_owned);
-                found.refs.insert(name.to_owned(), (target.to_owned(), behind));
-            }
-        }
-        // Of a repository without that branch HEAD stands for nothing.
-        found.head = found.head.filter(|head| found.refs.contains_key(head));
-        Ok(found)
     }
 
     fn with_retries<T>(
@@ -623,8 +611,8 @@ fn is_same(local: &Refs, remote: &Refs) -> bool {
     local.refs == remote.refs && (remote.head.is_none() || local.head == remote.head)
 }
 
-fn repo(upstream: &Upstream, refs: Refs) -> Repo {
-    Repo { path: upstream.path.clone(), head: refs.head, refs: refs.refs }
+fn repo(path: &str, refs: Refs) -> Repo {
+    Repo { path: path.to_owned(), head: refs.head, refs: refs.refs, peeled: refs.peeled }
 }
 
 /// Returns the line of git's complaint that says most: the first `fatal:` or `error:`, else the last line.

@@ -216,6 +216,7 @@ mod tests {
             path: "h/a.git".into(),
             head: Some("refs/heads/main".into()),
             refs: refs.iter().map(|(name, digit)| ((*name).to_owned(), id(digit))).collect(),
+            peeled: BTreeMap::new(),
         };
         let of = |name: Option<&str>| {
             targets(&repo, &BTreeSet::from([name.map(str::to_owned)])).into_iter().collect::<Vec<_>>()

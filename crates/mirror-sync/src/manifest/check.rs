@@ -84,7 +84,10 @@ fn check_git(part: &Git) -> Result<(), String> {
         if repo.head.as_deref().is_some_and(|head| !is_ref(head)) {
             return Err(format!("{}: HEAD names no branch", repo.path));
         }
-        for (name, target) in &repo.refs {
+        if let Some(name) = repo.peeled.keys().find(|name| !repo.refs.contains_key(*name)) {
+            return Err(format!("{}: {name:?} is no tag of it", repo.path));
+        }
+        for (name, target) in repo.refs.iter().chain(&repo.peeled) {
             let hex = matches!(target.len(), 40 | 64) && target.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             if !is_ref(name) || !hex {
                 return Err(format!("{}: {name:?} is no ref", repo.path));

@@ -8,6 +8,7 @@ mod check;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use cloner::refsindex;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -272,6 +273,34 @@ pub(crate) struct Repo {
     pub(crate) head: Option<String>,
     /// Heads and tags with what they point at.
     pub(crate) refs: BTreeMap<String, String>,
+    /// Annotated tags with the commits behind them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) peeled: BTreeMap<String, String>,
+}
+
+impl Repo {
+    /// Returns what a refs index says of it; none where the format cannot, as it knows SHA-1 ids alone.
+    pub(crate) fn index(&self) -> Option<refsindex::Refs> {
+        let entry = |(name, id): (&String, &String)| (name.clone(), (id.clone(), self.peeled.get(name).cloned()));
+        // Of a repository without that branch HEAD stands for nothing.
+        let head = self.head.clone().filter(|head| self.refs.contains_key(head));
+        let short = self.refs.values().all(|id| id.len() == 40);
+        short.then(|| refsindex::Refs { head, refs: self.refs.iter().map(entry).collect(), packs: BTreeMap::new() })
+    }
+}
+
+/// Writes the refs index of repositories; of those that are given twice the first counts.
+///
+/// # Errors
+/// Why the format cannot say it.
+pub(crate) fn refs_index<'a>(repos: impl IntoIterator<Item = &'a Repo>) -> std::result::Result<String, String> {
+    let mut entries = BTreeMap::new();
+    for repo in repos {
+        if let Some(refs) = repo.index() {
+            entries.entry(repo.path.as_str()).or_insert(refs);
+        }
+    }
+    refsindex::write(entries.iter().map(|(path, refs)| (*path, refs)))
 }
 
 impl Manifest {

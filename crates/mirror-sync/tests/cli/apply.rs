@@ -1,6 +1,7 @@
 //! A node that follows a channel.
 
 use crate::apt::{Apt, usable};
+use crate::git;
 use crate::rpm::{self, has_rpm, rpm};
 use crate::support::{Altered, Harm, Run, Server, Site, tree};
 use crate::upstream::{self, Repo};
@@ -334,4 +335,61 @@ fn dnf_gets_the_keys_of_an_upstream_that_is_mirrored_whole() {
     node.site.run(&["apply"]).is(0);
     assert_eq!(node.keys(), 1);
     assert!(node.site.path("node/etc/yum.repos.d/other.repo").is_file());
+}
+
+#[test]
+fn a_node_gets_the_refs_of_its_snapshot_and_not_what_the_mirror_has_by_now() {
+    if !usable() {
+        return;
+    }
+    let (mut site, old) = git::site();
+    site.deb("st-a", "1.0", "");
+    let first = site.snapshot();
+    let new = git::push(&site, "rewritten");
+    let second = site.snapshot();
+    site.run(&["promote", &first, "--channel", "stable"]).is(0);
+    let server = site.serve();
+    let apt = Apt::new(&site.path("node"));
+    site.environment.push(("STACKTIRA_ROOT".into(), site.text("node")));
+    site.environment.push(("APT_CONFIG".into(), apt.config().to_string_lossy().into_owned()));
+    let with_git = std::mem::take(&mut site.extra);
+    let configure = |site: &Site, extra: &str| {
+        let node =
+            format!("node: {{mirror: '{}', channel: stable, keyring: {}}}\n", server.url(), site.text("site.gpg"));
+        site.write_config_with(&node);
+        let path = site.path("mirror.yaml");
+        let text = std::fs::read_to_string(&path).expect("there");
+        std::fs::write(path, text + extra).expect("writable");
+    };
+    configure(&site, &with_git);
+    let index = site.path("node/var/lib/stacktira/apply/refs.index");
+    let main = || {
+        let index = cloner::refsindex::Index::parse(std::fs::read_to_string(&index).expect("there")).expect("whole");
+        index.find(git::PATH).expect("valid").expect("there")
+    };
+    site.run(&["apply", "--check"]).is(1);
+    assert!(!index.exists());
+    site.run(&["apply"]).is(0);
+    site.run(&["apply", "--check"]).is(0);
+    assert_eq!(main().refs["refs/heads/main"].0, old, "the mirror has {new} by now");
+    assert_eq!(main().refs["refs/tags/v1"].1.as_deref(), Some(old.as_str()), "the commit behind the tag");
+
+    // One that is lost or changed by hand comes again, though the snapshot is in place.
+    std::fs::write(&index, "changed").expect("ours");
+    site.run(&["apply"]).is(0);
+    assert_eq!(main().refs["refs/heads/main"].0, old);
+    for (id, commit) in [(&second, &new), (&first, &old)] {
+        site.run(&["promote", id, "--channel", "stable"]).is(0);
+        site.run(&["apply", "--check"]).is(1);
+        site.run(&["apply"]).is(0);
+        site.run(&["apply", "--check"]).is(0);
+        assert_eq!(&main().refs["refs/heads/main"].0, commit);
+    }
+
+    // A snapshot without git has no refs to give.
+    configure(&site, "");
+    let third = site.snapshot();
+    site.run(&["promote", &third, "--channel", "stable"]).is(0);
+    site.run(&["apply"]).is(0);
+    assert!(!index.exists());
 }

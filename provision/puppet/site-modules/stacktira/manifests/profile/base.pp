@@ -21,7 +21,13 @@ class stacktira::profile::base (
   }
 
   $list = $watches.map |$name, $options| {
-    { 'name' => $name } + $options + { 'run' => ['/opt/stacktira/provision/kick', '--reason', "watch ${name}"] }
+    # Each step of a rollout is one write that every node sees, and that moves few of them.
+    $if_moved = $options['prefix'] ? {
+      /\Astacktira\/mirror\// => ['--if-moved'],
+      default                => [],
+    }
+    $watch = { 'name' => $name } + $options + { 'run' => ['/opt/stacktira/provision/kick'] + $if_moved + ['--reason', "watch ${name}"] }
+    $watch
   }
   file { '/etc/stacktira/watch.yaml':
     ensure  => file,
