@@ -32,17 +32,17 @@ def stanza(name, depends, path, size, digest):
         text += "Depends: " + ", ".join(depends) + "\n"
     text += "Filename: %s\nSize: %d\nSHA256: %s\nSection: misc\nPriority: optional\n" % (path, size, digest)
     return text + "Description: package %s\n%s\n" % (name, "".join(" %064x\n" % random.getrandbits(256) for _ in range(5)))
-few = ""
+few = []
 for n in range(300):
     content = random.randbytes(20000)
     path = "pool/st-%d.deb" % n
     open(work + "/www/few/" + path, "wb").write(content)
-    few += stanza("st-%d" % n, [], path, len(content), hashlib.sha256(content).hexdigest())
-many = ""
+    few.append(stanza("st-%d" % n, [], path, len(content), hashlib.sha256(content).hexdigest()))
+many = []
 for n in range(60000):
     depends = ["st-%d" % m for m in (n // 2, n // 3)] if 0 < n < 59000 else []
     body = b"p%d" % n
-    many += stanza("st-%d" % n, [d for d in depends if d != "st-%d" % n], "pool/st-%d.deb" % n, len(body), hashlib.sha256(body).hexdigest())
+    many.append(stanza("st-%d" % n, [d for d in depends if d != "st-%d" % n], "pool/st-%d.deb" % n, len(body), hashlib.sha256(body).hexdigest()))
 os.makedirs(work + "/www/many/pool")
 # Only what the closure needs is fetched.
 need, todo = set(), [58999]
@@ -53,10 +53,10 @@ while todo:
         todo += [n // 2, n // 3] if n else []
 for n in need:
     open(work + "/www/many/pool/st-%d.deb" % n, "wb").write(b"p%d" % n)
-for name, text in (("few", few), ("many", many)):
+for name, stanzas in (("few", few), ("many", many)):
     base = work + "/www/%s/dists/stable/main/binary-amd64" % name
     os.makedirs(base)
-    data = text.encode()
+    data = "".join(stanzas).encode()
     packed = lzma.compress(data, preset=1)
     open(base + "/Packages.xz", "wb").write(packed)
     release = "Origin: Bench\nSuite: stable\nCodename: stable\nDate: Tue, 29 Feb 2000 00:00:00 UTC\nArchitectures: amd64\nComponents: main\nSHA256:\n"
@@ -87,7 +87,7 @@ open(work + "/www/rpms/repodata/repomd.xml", "w").write(
     '<repomd><revision>1</revision><data type="primary"><checksum type="sha256">%s</checksum><open-checksum type="sha256">%s</open-checksum>'
     '<location href="%s"/><timestamp>1</timestamp><size>%d</size><open-size>%d</open-size></data></repomd>'
     % (hashlib.sha256(packed).hexdigest(), hashlib.sha256(data).hexdigest(), name, len(packed), len(data)))
-print("60,000 deb: %.1f MB; rpm-md primary: %.1f MB" % (len(many) / 1e6, len(data) / 1e6))
+print("60,000 deb: %.1f MB; rpm-md primary: %.1f MB" % (sum(map(len, many)) / 1e6, len(data) / 1e6))
 PY
 export GNUPGHOME=$work/gnupg
 mkdir -m 700 "$GNUPGHOME"
@@ -122,11 +122,13 @@ config rpms "- {name: rpms, type: rpm, url: '$url/rpms', keyring: $work/up.gpg, 
 
 # measure LABEL COMMAND…: wall, user time and memory of one run, kept for the summary.
 cat >"$work/measure.py" <<'PY'
-import os, resource, subprocess, sys, time
+import os, subprocess, sys, time
 label, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
+# Of the command and its children alone: this interpreter may have been started by a script with children of its own.
 start = time.monotonic()
-code = subprocess.call(command, stdout=subprocess.DEVNULL, stderr=open(log + ".err", "w"))
-wall, usage = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(log + ".err", "w"))
+_, status, usage = os.wait4(child.pid, 0)
+wall, code = time.monotonic() - start, os.waitstatus_to_exitcode(status)
 if code:
     sys.exit("%s failed with %d: %s" % (label, code, open(log + ".err").read()[-500:]))
 open(log, "a").write("%s\t%f\t%f\t%f\n" % (label, wall, usage.ru_utime, usage.ru_maxrss / 1024))
