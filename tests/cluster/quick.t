@@ -28,7 +28,7 @@ ok "data name a package for every node" node infra1 consul-kv put hiera/common/s
 # --- members, no Internet, one signed source, modules by git ------------------------------------------
 is "seven members are alive" "$(node infra1 consul members | grep -c alive)" 7
 for n in $nodes; do
-    is "$n has no default route" "$(node "$n" ip route show default)" ""
+    is "$n has no default route" "$(node "$n" sh -c 'ip route show default; ip -6 route show default')" ""
     is "$n has exactly one package source, build1" \
         "$(node "$n" apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sed 's|/snap/.*||' | sort -u)" "http://192.168.242.5:8080"
     ok "$n: its signature is checked" node "$n" grep -q '^Signed-By: ' /etc/apt/sources.list.d/stacktira.sources
