@@ -175,13 +175,20 @@ impl Demands {
 
 /// Whether there is something to prove, and a client to prove it with.
 fn usable(program: &str, demands: &[Demand], io: &mut Io) -> Result<bool> {
-    if demands.is_empty() || child::is_there(program) {
-        return Ok(!demands.is_empty());
+    if demands.is_empty() {
+        return Ok(false);
     }
+    let why = if !child::is_there(program) {
+        format!("there is no {program} here")
+    } else if program == "dnf" && !nix::unistd::geteuid().is_root() {
+        "dnf looks for solutions for root alone".to_owned()
+    } else {
+        return Ok(true);
+    };
     if demands.iter().any(|demand| demand.strict) {
-        return Err(Error::unavailable("closed", format!("there is no {program} here to prove it with")));
+        return Err(Error::unavailable("closed", format!("{why}, so nothing can be proven")));
     }
-    io.note(format_args!("no {program} here: that the selections are closed is known by their own rules alone"));
+    io.note(format_args!("{why}: that the selections are closed is known by their own rules alone"));
     Ok(false)
 }
 

@@ -10,20 +10,17 @@
 
 mod bundle;
 pub(crate) mod published;
+mod upstream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use cloner::refsindex;
-use cloner::source::{HttpUrl, Mirror, Source};
 use toolkit::lock::FileLock;
 use toolkit::process::Group;
-use toolkit::redact::Secret;
 
 use crate::config::Limits;
 use crate::digest::Digest;
@@ -32,7 +29,7 @@ use crate::files;
 use crate::manifest::Repo;
 use crate::store::Store;
 pub(crate) use bundle::{Pinned, Scrap};
-use published::AllForms;
+pub(crate) use upstream::{Upstream, check_path};
 
 /// Largest output of one git command that is read.
 const MAX_OUTPUT: u64 = 64 << 20;
@@ -66,102 +63,6 @@ pub(crate) const CONFIG: &str = "\
 [advice]
 \tdetachedHead = false
 ";
-
-/// Where a repository is fetched from and where it is kept.
-#[derive(Debug, Clone)]
-pub(crate) struct Upstream {
-    /// `HOST…/PATH.git`.
-    pub(crate) path: String,
-    /// Refs that the manifest names; none is HEAD.
-    pub(crate) wanted: BTreeSet<Option<String>>,
-    url: String,
-    protocol: &'static str,
-    authorization: Option<(String, Secret)>,
-}
-
-impl Upstream {
-    /// Finds out where a manifest's `source` is kept and fetched from; `mirror` replaces the canonical host.
-    /// Relative paths are below `base`. A local directory is kept under the host `localhost`.
-    ///
-    /// # Errors
-    /// Why the source cannot be mirrored.
-    pub(crate) fn new(source: &str, mirror: Option<&str>, base: &Path) -> std::result::Result<Self, String> {
-        let parsed = Source::parse(source, base)?;
-        let path = match (parsed.mirror_path()?, &parsed) {
-            (Some(path), _) => path,
-            (None, Source::Local(directory)) => {
-                let text = directory.to_str().ok_or("the path is not UTF-8")?.trim_matches('/');
-                // A hidden directory is no name in a mirror, but it may well hold repositories.
-                let parts = text.split('/').filter(|part| !matches!(*part, "" | "."));
-                let parts = parts.map(|part| match part.strip_prefix('.') {
-                    Some(rest) if part != ".." => format!("dot.{rest}"),
-                    _ => part.to_owned(),
-                });
-                let text = parts.collect::<Vec<_>>().join("/");
-                format!("localhost/{}.git", text.strip_suffix(".git").unwrap_or(&text))
-            }
-            (None, _) => return Err("the source has no place in a mirror".into()),
-        };
-        check_path(&path)?;
-        let wanted = BTreeSet::new();
-        let from = match mirror {
-            None => parsed,
-            Some(mirror) => match Mirror::parse(mirror).map_err(|why| format!("mirror: {why}"))? {
-                Mirror::Local(directory) => Source::Local(directory.join(&path)),
-                Mirror::Http(url) => {
-                    Source::Http(HttpUrl { path: format!("{}/{path}", url.path.trim_end_matches('/')), ..url })
-                }
-            },
-        };
-        Ok(match from {
-            Source::Local(directory) => {
-                let url = directory.to_str().ok_or("the path is not UTF-8")?.to_owned();
-                Self { path, wanted, url, protocol: "file", authorization: None }
-            }
-            Source::Http(url) => {
-                let protocol = if url.tls { "https" } else { "http" };
-                let authorization = url.login.as_ref().map(|(user, password)| {
-                    let login = format!("{user}:{}", password.expose());
-                    let login = base64::engine::general_purpose::STANDARD.encode(login);
-                    (format!("{protocol}://{}/", url.authority), Secret::new(format!("Authorization: Basic {login}")))
-                });
-                Self { path, wanted, url: url.base(), protocol, authorization }
-            }
-            Source::Other(_) if has_password(source) => {
-                return Err("a password in an ssh or git address cannot be used".into());
-            }
-            Source::Other(other) => {
-                Self { path, wanted, url: source.to_owned(), protocol: other.scheme, authorization: None }
-            }
-        })
-    }
-}
-
-fn has_password(source: &str) -> bool {
-    let authority = source.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
-}
-
-/// Checks `HOST…/PATH.git`: plain components, only the last one ends with `.git`.
-///
-/// # Errors
-/// What is wrong.
-pub(crate) fn check_path(path: &str) -> std::result::Result<(), String> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let (last, parents) = parts.split_last().expect("split gives at least one part");
-    let plain = |part: &&str| {
-        !part.is_empty()
-            && !part.starts_with(['.', '-'])
-            && part.chars().all(|c| !c.is_control() && !c.is_whitespace() && !"%?#\\*:[]\"'<>|".contains(c))
-    };
-    if parents.is_empty() || path.len() > 500 || !parts.iter().all(plain) {
-        return Err(format!("bad repository path {path:?}"));
-    }
-    if parents.iter().any(|part| part.ends_with(".git")) || !last.ends_with(".git") || last.len() == 4 {
-        return Err(format!("bad repository path {path:?}"));
-    }
-    Ok(())
-}
 
 /// The refs of a repository.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -454,29 +355,6 @@ impl<'a> Git<'a> {
         Ok(text.lines().filter_map(pair).collect())
     }
 
-    /// Writes `ROOT/git/refs.index`: what all repositories point at, in one file, for clients that only want to know
-    /// whether something is new. It is made of what is there, so one that a killed run left behind is mended.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`]; [`Error::Write`].
-    pub(crate) fn write_index(&self, paths: &[String], forms: &AllForms, jobs: usize) -> Result<()> {
-        let local = |path: &String| Ok(repo(path, self.local(&self.directory(path))?));
-        let repos = crate::parallel::map(jobs, paths, local).into_iter().collect::<Result<Vec<Repo>>>()?;
-        let mut entries = Vec::with_capacity(repos.len());
-        for repo in &repos {
-            let Some(mut entry) = repo.index() else { continue };
-            for pack in forms.get(&repo.path).into_iter().flat_map(|forms| forms.packs.values()) {
-                let published = refsindex::Pack { digest: pack.sha256.to_string(), bytes: pack.size };
-                entry.packs.insert(pack.commit.clone(), published);
-            }
-            entries.push((repo.path.as_str(), entry));
-        }
-        let text = refsindex::write(entries.iter().map(|(path, refs)| (*path, refs)))
-            .map_err(|why| Error::rejected(refsindex::FILE, why))?;
-        let file = self.store.path("git").join(refsindex::FILE);
-        toolkit::atomic::write(&file, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(&file))
-    }
-
     fn with_retries<T>(
         &self,
         upstream: &Upstream,
@@ -621,67 +499,4 @@ fn last_words(errors: &[u8]) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = lines.iter().find(|line| line.starts_with("fatal:")).or_else(|| lines.last())?;
     Some(line.trim_start_matches("fatal: ").chars().take(300).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(source: &str) -> String {
-        Upstream::new(source, None, Path::new("/base")).expect(source).path
-    }
-
-    #[test]
-    fn every_way_to_name_a_repository_has_one_place() {
-        for source in [
-            "https://Git.Example/team/mod.git",
-            "https://git.example/team/mod",
-            "https://git.example/team/mod/",
-            "https://user:pass@git.example/team/mod.git",
-            "ssh://git@git.example/team/mod.git",
-            "git@git.example:team/mod.git",
-            "git://git.example/team/mod",
-        ] {
-            assert_eq!(path(source), "git.example/team/mod.git");
-        }
-        assert_eq!(path("http://git.example:8080/a/b/c.git"), "git.example_8080/a/b/c.git");
-        assert_eq!(path("/srv/git/x.git"), "localhost/srv/git/x.git");
-        assert_eq!(path("file:///srv/git/x"), "localhost/srv/git/x.git");
-        assert_eq!(path("modules/x"), "localhost/base/modules/x.git");
-    }
-
-    #[test]
-    fn sources_that_lead_elsewhere_are_refused() {
-        for source in [
-            "",
-            "-u",
-            "--upload-pack=x",
-            "ext::sh -c id",
-            "ext::sh",
-            "https://host",
-            "https://host/../x",
-            "https://host/.git",
-            "https://host/a.git/b.git",
-            "https://ho st/a",
-            "https://host/a%20b",
-            "https://host/%2e%2e/x",
-            "https://host/a\nb",
-            "https://../x",
-            "file://host/x",
-            "../../x",
-        ] {
-            assert!(Upstream::new(source, None, Path::new("/base")).is_err(), "{source:?}");
-        }
-    }
-
-    #[test]
-    fn a_password_is_in_no_argument_and_no_debug_output() {
-        let upstream = Upstream::new("https://user:geheim@git.example/x.git", None, Path::new("/")).expect("accepted");
-        assert_eq!(upstream.url, "https://git.example/x.git");
-        assert!(!format!("{upstream:?}").contains("geheim"));
-        let mirrored = Upstream::new("https://user:geheim@git.example/x.git", Some("/srv/git/"), Path::new("/"))
-            .expect("accepted");
-        assert_eq!(mirrored.url, "/srv/git/git.example/x.git");
-        assert!(mirrored.authorization.is_none());
-    }
 }

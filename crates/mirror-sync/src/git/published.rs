@@ -99,6 +99,29 @@ pub(crate) fn content(path: &Path) -> Result<Content> {
 }
 
 impl Git<'_> {
+    /// Writes `ROOT/git/refs.index`: what all repositories point at, in one file, for clients that only want to know
+    /// whether something is new. It is made of what is there, so one that a killed run left behind is mended.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]; [`Error::Write`].
+    pub(crate) fn write_index(&self, paths: &[String], forms: &AllForms, jobs: usize) -> Result<()> {
+        let local = |path: &String| Ok(super::repo(path, self.local(&self.directory(path))?));
+        let repos = crate::parallel::map(jobs, paths, local).into_iter().collect::<Result<Vec<Repo>>>()?;
+        let mut entries = Vec::with_capacity(repos.len());
+        for repo in &repos {
+            let Some(mut entry) = repo.index() else { continue };
+            for pack in forms.get(&repo.path).into_iter().flat_map(|forms| forms.packs.values()) {
+                let published = refsindex::Pack { digest: pack.sha256.to_string(), bytes: pack.size };
+                entry.packs.insert(pack.commit.clone(), published);
+            }
+            entries.push((repo.path.as_str(), entry));
+        }
+        let text = refsindex::write(entries.iter().map(|(path, refs)| (*path, refs)))
+            .map_err(|why| Error::rejected(refsindex::FILE, why))?;
+        let file = self.store.path("git").join(refsindex::FILE);
+        toolkit::atomic::write(&file, text.as_bytes(), 0o644).map(|_| ()).map_err(Error::write(&file))
+    }
+
     fn pack_file(&self, sha256: &Digest) -> PathBuf {
         self.store.path("git").join(refsindex::pack_path(sha256.as_str()))
     }
