@@ -19,13 +19,16 @@ class stacktira::profile::compute (
     before  => Anchor['nova::service::begin'],
   }
 
-  # In a container libvirt finds control groups that it may not use.
+  # In a container libvirt finds control groups that it may not use. A mount namespace for each guest begins at the root of
+  # the container's own, which is another one where the container was started below a chroot.
   if $facts['virtual'] in ['systemd_nspawn', 'lxc', 'docker', 'podman'] {
-    file_line { 'libvirt: no control groups':
-      path    => '/etc/libvirt/qemu.conf',
-      line    => 'cgroup_controllers = [ ]',
-      require => Package['libvirt'],
-      notify  => Service['libvirt'],
+    ['cgroup_controllers', 'namespaces'].each |$setting| {
+      file_line { "libvirt: no ${setting}":
+        path    => '/etc/libvirt/qemu.conf',
+        line    => "${setting} = [ ]",
+        require => Package['libvirt'],
+        notify  => Service['libvirt'],
+      }
     }
   }
 }
