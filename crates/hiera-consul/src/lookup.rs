@@ -29,43 +29,46 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     let merge = strategy(args)?;
     let sources = settings.sources(&args.place)?;
     let (node, facts) = settings.node(&args.place)?;
-    // What is wrong with the file is said by whom it is for.
-    let global = match &sources {
-        Sources { hiera_config: Some(file), environment: None } => hiera3::read_config(file).ok(),
-        _ => None,
-    };
-    let work = || match &sources {
-        Sources { hiera_config: Some(file), environment: None }
-            if global.as_ref().is_some_and(hiera3::says_version3) =>
-        {
-            let mut warnings = Vec::new();
-            let found = version3(args, file, facts, merge.as_ref(), &access, &mut warnings);
-            Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
-        }
-        _ => {
-            let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
-            for (name, value) in &args.place.scope {
-                scope.set(name, Value::from(value.as_str()));
+    // Also what is read of the global layer's file belongs to the thread: memory that one thread frees is not another's.
+    let work = || {
+        // What is wrong with the file is said by whom it is for.
+        let global = match &sources {
+            Sources { hiera_config: Some(file), environment: None } => hiera3::read_config(file).ok(),
+            _ => None,
+        };
+        match &sources {
+            Sources { hiera_config: Some(file), environment: None }
+                if global.as_ref().is_some_and(hiera3::says_version3) =>
+            {
+                let mut warnings = Vec::new();
+                let found = version3(args, file, facts, merge.as_ref(), &access, &mut warnings);
+                Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
             }
-            let access = Rc::new(access);
-            // An explanation counts what is in a level.
-            let levels = match args.explain {
-                true => Levels::new(access),
-                false => Levels::of_keys(access, engine::roots(&args.keys)),
-            };
-            let engine = Engine::new(sources, scope, Box::new(levels));
-            if let Some(global) = global {
-                engine.give_global(global);
-            }
-            if args.explain {
-                engine.explain();
-            }
-            let found = engine.lookup_first(&args.keys, merge.as_ref());
-            let default = || args.default.as_deref().map(Value::from);
-            Outcome {
-                found: finished(found.map(|found| found.or_else(default)), args),
-                warnings: engine.take_warnings(),
-                explanation: engine.take_explanation(),
+            _ => {
+                let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
+                for (name, value) in &args.place.scope {
+                    scope.set(name, Value::from(value.as_str()));
+                }
+                let access = Rc::new(access);
+                // An explanation counts what is in a level.
+                let levels = match args.explain {
+                    true => Levels::new(access),
+                    false => Levels::of_keys(access, engine::roots(&args.keys)),
+                };
+                let engine = Engine::new(sources, scope, Box::new(levels));
+                if let Some(global) = global {
+                    engine.give_global(global);
+                }
+                if args.explain {
+                    engine.explain();
+                }
+                let found = engine.lookup_first(&args.keys, merge.as_ref());
+                let default = || args.default.as_deref().map(Value::from);
+                Outcome {
+                    found: finished(found.map(|found| found.or_else(default)), args),
+                    warnings: engine.take_warnings(),
+                    explanation: engine.take_explanation(),
+                }
             }
         }
     };
