@@ -120,7 +120,12 @@ pub struct Hiera3 {
 impl Hiera3 {
     /// Reads and validates a file; `scope` are the variables, `access` is for a Consul backend.
     pub fn new(file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
-        let config = match read_config(file)? {
+        Self::of(read_config(file)?, file, scope, access)
+    }
+
+    /// Validates what was read of a file.
+    pub(crate) fn of(config: Value, file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
+        let config = match config {
             Value::Hash(config) => config,
             Value::Null | Value::Bool(false) => Hash::new(),
             other => return Err(Error::data(format!("holds {}, not a hash", other.type_name())).in_file(file)),

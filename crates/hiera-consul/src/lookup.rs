@@ -36,15 +36,15 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
             Sources { hiera_config: Some(file), environment: None } => hiera3::read_config(file).ok(),
             _ => None,
         };
-        match &sources {
-            Sources { hiera_config: Some(file), environment: None }
-                if global.as_ref().is_some_and(hiera3::says_version3) =>
+        match (global, &sources) {
+            (Some(config), Sources { hiera_config: Some(file), environment: None })
+                if hiera3::says_version3(&config) =>
             {
                 let mut warnings = Vec::new();
-                let found = version3(args, file, facts, merge.as_ref(), &access, &mut warnings);
+                let found = version3(args, (file, config), facts, merge.as_ref(), &access, &mut warnings);
                 Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
             }
-            _ => {
+            (global, _) => {
                 let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
                 for (name, value) in &args.place.scope {
                     scope.set(name, Value::from(value.as_str()));
@@ -117,7 +117,7 @@ fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option
 /// Looks up as the `hiera` command does: the facts are the scope, and nothing else is.
 fn version3(
     args: &Lookup,
-    file: &Path,
+    (file, config): (&Path, Value),
     mut scope: Hash,
     merge: Option<&Strategy>,
     access: &Access,
@@ -130,7 +130,7 @@ fn version3(
     for (name, value) in &args.place.scope {
         scope.insert(Value::from(name.as_str()), Value::from(value.as_str()));
     }
-    let hiera = Hiera3::new(file, scope, access)?;
+    let hiera = Hiera3::of(config, file, scope, access)?;
     for key in &args.keys {
         let found = hiera.lookup(key, resolution);
         warnings.extend(hiera.take_warning());
