@@ -17,6 +17,17 @@ pub(crate) struct Answer {
     pub(crate) err: String,
 }
 
+impl Answer {
+    /// Returns what it complained of, if it did not succeed: its first lines that begin so, or else how it ended.
+    pub(crate) fn complaint(&self, begin: &str) -> Option<String> {
+        if self.status.success() {
+            return None;
+        }
+        let lines: Vec<&str> = self.err.lines().filter(|line| line.starts_with(begin)).take(3).collect();
+        Some(if lines.is_empty() { self.status.to_string() } else { lines.join("; ") })
+    }
+}
+
 /// Most that is read of an output.
 const MAX_OUTPUT: u64 = 64 << 20;
 /// What a program may take to end when it is asked to.
@@ -83,6 +94,8 @@ mod tests {
         let answer = run(shell.args(["-c", "echo out; echo err >&2; sleep 100 & exit 3"]), Duration::from_secs(20));
         let answer = answer.expect("ends");
         assert_eq!((answer.status.code(), &*answer.out, &*answer.err), (Some(3), "out\n", "err\n"));
+        assert_eq!(answer.complaint("e").as_deref(), Some("err"));
+        assert_eq!(answer.complaint("E:").as_deref(), Some("exit status: 3"));
         let mut sleep = command("sleep", &[]);
         let why = run(sleep.arg("100"), Duration::from_millis(50)).expect_err("is ended");
         assert!(why.contains("not done"), "{why}");

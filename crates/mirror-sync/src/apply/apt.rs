@@ -110,11 +110,7 @@ pub(super) fn update(state: &Path, text: &str) -> Result<()> {
     command.args(["-o", "Dir::Etc::SourceParts=/dev/null"]);
     let away = |message: String| Error::unavailable("apt-get update", message);
     let answer = child::run(&mut command, UPDATE).map_err(away)?;
-    if answer.status.success() {
-        return Ok(());
-    }
-    let words: Vec<&str> = answer.err.lines().filter(|line| line.starts_with("E:")).take(3).collect();
-    Err(away(if words.is_empty() { answer.status.to_string() } else { words.join("; ") }))
+    answer.complaint("E:").map_or(Ok(()), |words| Err(away(words)))
 }
 
 /// Text as the value of a field: a space before each line, a dot for an empty one.

@@ -101,11 +101,7 @@ pub(super) fn update(state: &Path, text: &str) -> Result<()> {
     command.arg(format!("--setopt=reposdir={}", directory.display())).args(["-q", "-y", "makecache", "--refresh"]);
     let away = |message: String| Error::unavailable("dnf makecache", message);
     let answer = child::run(&mut command, UPDATE).map_err(away)?;
-    if answer.status.success() {
-        return Ok(());
-    }
-    let words: Vec<&str> = answer.err.lines().filter(|line| line.starts_with("Error:")).take(3).collect();
-    Err(away(if words.is_empty() { answer.status.to_string() } else { words.join("; ") }))
+    answer.complaint("Error:").map_or(Ok(()), |words| Err(away(words)))
 }
 
 /// Removes keys of ours that nothing names any more.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{LIMIT, Solver, Verdict};
+use super::{LIMIT, Solver, Verdict, plain};
 use crate::child;
 use crate::error::{Error, Result};
 use crate::files;
@@ -75,8 +75,7 @@ impl Apt {
         write("etc/apt/sources.list.d/snapshot.sources", &text)?;
         let apt = Self { root: root.to_owned() };
         let answer = apt.run(apt.command().args(["update", "--error-on=any"]))?;
-        if !answer.status.success() {
-            let words = answer.err.lines().filter(|line| line.starts_with("E:")).take(3).collect::<Vec<_>>().join("; ");
+        if let Some(words) = answer.complaint("E:") {
             return Err(Error::rejected("the snapshot as apt reads it", words));
         }
         Ok(apt)
@@ -153,14 +152,6 @@ fn lower(what: &str) -> String {
         "conflicts with ",
         1,
     )
-}
-
-/// A path that means itself in apt's files.
-fn plain(path: &Path) -> Result<&str> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "/._-+,=@~".contains(c);
-    path.to_str().filter(|text| text.chars().all(fine)).ok_or_else(|| {
-        Error::rejected(path.display().to_string(), "apt can check a snapshot only below a path of plain characters")
-    })
 }
 
 #[cfg(test)]

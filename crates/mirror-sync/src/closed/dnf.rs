@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{LIMIT, Solver, Verdict};
+use super::{LIMIT, Solver, Verdict, plain};
 use crate::child;
 use crate::error::{Error, Result};
 use crate::files;
@@ -75,9 +75,8 @@ impl Dnf {
         write("repos/snapshot.repo", &text)?;
         let dnf = Self { root: root.to_owned(), arch: arch.to_owned() };
         let answer = dnf.run(&["makecache"])?;
-        if !answer.status.success() {
-            let words = answer.err.lines().filter(|line| line.starts_with("Error:")).take(3).collect::<Vec<_>>();
-            return Err(Error::rejected("the snapshot as dnf reads it", words.join("; ")));
+        if let Some(words) = answer.complaint("Error:") {
+            return Err(Error::rejected("the snapshot as dnf reads it", words));
         }
         Ok(dnf)
     }
@@ -134,14 +133,6 @@ fn verdict(asked: &[&Asked], out: &str, err: &str) -> Verdict {
         words.push("dnf finds no solution and does not say why".into());
     }
     Verdict::Open(words)
-}
-
-/// A path that means itself in dnf's files.
-fn plain(path: &Path) -> Result<&str> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "/._-+,=@~".contains(c);
-    path.to_str().filter(|text| text.chars().all(fine)).ok_or_else(|| {
-        Error::rejected(path.display().to_string(), "dnf can check a snapshot only below a path of plain characters")
-    })
 }
 
 #[cfg(test)]

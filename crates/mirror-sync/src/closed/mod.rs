@@ -287,6 +287,14 @@ impl<S: Solver> Search<'_, S> {
     }
 }
 
+/// A path that means itself in the clients' files.
+fn plain(path: &Path) -> Result<&str> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "/._-+,=@~".contains(c);
+    path.to_str().filter(|text| text.chars().all(fine)).ok_or_else(|| {
+        Error::rejected(path.display().to_string(), "a snapshot can be checked only below a path of plain characters")
+    })
+}
+
 /// Joins names; a long list is cut.
 fn list(names: &[&str]) -> String {
     const SHOWN: usize = 6;
