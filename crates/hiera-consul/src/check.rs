@@ -98,16 +98,20 @@ pub(crate) fn run(args: &Check, settings: &Settings, access: Access, io: &mut Io
     let (node, facts) = settings.node(&args.place)?;
     let (findings, files, keys) = with_stack(|| {
         let mut checker = Checker::default();
-        match &sources {
-            Sources { hiera_config: Some(file), environment: None } if hiera3::is_version3(file).unwrap_or(false) => {
-                checker.version3(file, facts, &access);
+        match (hiera3::read_only_config(&sources), &sources) {
+            (Some(config), Sources { hiera_config: Some(file), .. }) if hiera3::says_version3(&config) => {
+                checker.version3((file, config), facts, &access);
             }
-            _ => {
+            (global, _) => {
                 let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
                 for (name, value) in &args.place.scope {
                     scope.set(name, Value::from(value.as_str()));
                 }
-                checker.version5(&Engine::new(sources, scope, Box::new(Levels::new(Rc::new(access)))));
+                let engine = Engine::new(sources, scope, Box::new(Levels::new(Rc::new(access))));
+                if let Some(global) = global {
+                    engine.give_global(global);
+                }
+                checker.version5(&engine);
             }
         }
         (checker.sorted(), checker.files.len(), checker.keys)
@@ -455,8 +459,8 @@ impl Checker {
         }
     }
 
-    fn version3(&mut self, file: &Path, scope: Hash, access: &Access) {
-        let hiera = match Hiera3::new(file, scope, access) {
+    fn version3(&mut self, (file, config): (&Path, Value), scope: Hash, access: &Access) {
+        let hiera = match Hiera3::new(config, file, scope, access) {
             Ok(hiera) => hiera,
             Err(error) => return self.error(&error),
         };

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use crate::consul::Access;
 use crate::consul3::Consul3;
+use crate::engine::Sources;
 use crate::error::Error;
 use crate::input;
 use crate::merge::{Deep, Strategy};
@@ -58,12 +59,7 @@ impl Resolution {
 /// What is being interpolated, to find loops; shared by everything inside of one string.
 type Guard = Rc<RefCell<Vec<String>>>;
 
-/// Tells whether a file is of version 3 (or no hash at all, which Hiera 3 takes for defaults).
-pub fn is_version3(file: &Path) -> Result<bool, Error> {
-    read_config(file).map(|config| says_version3(&config))
-}
-
-/// Tells what [`is_version3`] does of what was read.
+/// Tells whether what was read of a file is of version 3 (or no hash at all, which Hiera 3 takes for defaults).
 pub(crate) fn says_version3(config: &Value) -> bool {
     match config {
         Value::Hash(config) => match setting(config, "version").or_else(|| config.get_str("version")) {
@@ -74,10 +70,10 @@ pub(crate) fn says_version3(config: &Value) -> bool {
     }
 }
 
-/// Reads a hiera.yaml of any version.
-pub(crate) fn read_config(file: &Path) -> Result<Value, Error> {
-    let bytes = input::read(file)?;
-    psych::load(&bytes).map_err(|e| e.in_file(file))
+/// Reads the hiera.yaml of a run that has no other, of any version. What is wrong with it is said by whom it is for.
+pub(crate) fn read_only_config(sources: &Sources) -> Option<Value> {
+    let Sources { hiera_config: Some(file), environment: None } = sources else { return None };
+    psych::load(&input::read(file).ok()?).ok()
 }
 
 /// Settings of version 3 are symbols.
@@ -118,13 +114,8 @@ pub struct Hiera3 {
 }
 
 impl Hiera3 {
-    /// Reads and validates a file; `scope` are the variables, `access` is for a Consul backend.
-    pub fn new(file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
-        Self::of(read_config(file)?, file, scope, access)
-    }
-
-    /// Validates what was read of a file.
-    pub(crate) fn of(config: Value, file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
+    /// Validates what was read of a file; `scope` are the variables, `access` is for a Consul backend.
+    pub(crate) fn new(config: Value, file: &Path, scope: Hash, access: &Access) -> Result<Self, Error> {
         let config = match config {
             Value::Hash(config) => config,
             Value::Null | Value::Bool(false) => Hash::new(),

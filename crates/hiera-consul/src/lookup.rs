@@ -31,15 +31,8 @@ pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut I
     let (node, facts) = settings.node(&args.place)?;
     // Also what is read of the global layer's file belongs to the thread: memory that one thread frees is not another's.
     let work = || {
-        // What is wrong with the file is said by whom it is for.
-        let global = match &sources {
-            Sources { hiera_config: Some(file), environment: None } => hiera3::read_config(file).ok(),
-            _ => None,
-        };
-        match (global, &sources) {
-            (Some(config), Sources { hiera_config: Some(file), environment: None })
-                if hiera3::says_version3(&config) =>
-            {
+        match (hiera3::read_only_config(&sources), &sources) {
+            (Some(config), Sources { hiera_config: Some(file), .. }) if hiera3::says_version3(&config) => {
                 let mut warnings = Vec::new();
                 let found = version3(args, (file, config), facts, merge.as_ref(), &access, &mut warnings);
                 Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
@@ -130,7 +123,7 @@ fn version3(
     for (name, value) in &args.place.scope {
         scope.insert(Value::from(name.as_str()), Value::from(value.as_str()));
     }
-    let hiera = Hiera3::of(config, file, scope, access)?;
+    let hiera = Hiera3::new(config, file, scope, access)?;
     for key in &args.keys {
         let found = hiera.lookup(key, resolution);
         warnings.extend(hiera.take_warning());
