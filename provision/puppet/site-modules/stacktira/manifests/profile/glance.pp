@@ -6,9 +6,7 @@ class stacktira::profile::glance {
   if $stacktira::openstack::primary {
     class { 'glance::db::mysql': * => stacktira::openstack::database('glance') }
   }
-  if $stacktira::openstack::control::configure {
-    class { 'glance::keystone::auth': * => stacktira::openstack::identity('glance', 9292) }
-  }
+  stacktira::openstack::identity { 'glance': port => 9292 }
   include glance
   class { 'glance::api::authtoken': * => stacktira::openstack::authtoken('glance') }
   class { 'glance::api::db': database_connection => stacktira::openstack::database_url('glance') }

@@ -8,9 +8,7 @@ class stacktira::profile::neutron {
     class { 'neutron::db::mysql': * => stacktira::openstack::database('neutron') }
   }
   class { 'neutron::db': database_connection => stacktira::openstack::database_url('neutron') }
-  if $stacktira::openstack::control::configure {
-    class { 'neutron::keystone::auth': * => stacktira::openstack::identity('neutron', 9696) }
-  }
+  stacktira::openstack::identity { 'neutron': port => 9696 }
   class { 'neutron::keystone::authtoken': * => stacktira::openstack::authtoken('neutron') }
   class { 'neutron::server': sync_db => $stacktira::openstack::primary }
   include neutron::wsgi::uwsgi

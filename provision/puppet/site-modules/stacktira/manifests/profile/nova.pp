@@ -35,8 +35,9 @@ class stacktira::profile::nova {
     database_connection     => stacktira::openstack::database_url('nova'),
     api_database_connection => stacktira::openstack::database_url('nova', 'nova_api'),
   }
-  if $stacktira::openstack::control::configure {
-    class { 'nova::keystone::auth': * => stacktira::openstack::identity('nova', 8774, '/v2.1') }
+  stacktira::openstack::identity { 'nova':
+    port => 8774,
+    path => '/v2.1',
   }
   class { 'nova::keystone::authtoken': * => stacktira::openstack::authtoken('nova') }
   class { 'nova::metadata': neutron_metadata_proxy_shared_secret => lookup('metadata_shared_secret') }

@@ -7,9 +7,7 @@ class stacktira::profile::placement {
     class { 'placement::db::mysql': * => stacktira::openstack::database('placement') }
     include placement::db::sync
   }
-  if $stacktira::openstack::control::configure {
-    class { 'placement::keystone::auth': * => stacktira::openstack::identity('placement', 8778) }
-  }
+  stacktira::openstack::identity { 'placement': port => 8778 }
   class { 'placement::keystone::authtoken': * => stacktira::openstack::authtoken('placement') }
   class { 'placement::db': database_connection => stacktira::openstack::database_url('placement') }
   class { 'placement': sync_db => $stacktira::openstack::primary }
