@@ -4,7 +4,7 @@
 # Asked on the control node that $asked names.
 asked=control1
 cloud() { node "$asked" sh -c '. /root/openrc && PATH=/opt/stacktira/provision/puppet/bin:$PATH exec openstack "$@"' openstack "$@"; }
-simplenova() { node "$asked" bash /vagrant/tests/simplenova.sh "$@"; }
+simplenova() { "$stk" server "$@"; }
 services_up() { [ "$(cloud compute service list -f value -c Binary -c State | sort -u | tr '\n' ' ')" = 'nova-compute up nova-conductor up nova-scheduler up ' ]; }
 agents_alive() { [ "$(cloud network agent list -f json | grep -c '"Alive": true')" = "$1" ]; }
 tokens_and_servers() { cloud token issue -f value -c expires && cloud server list -f value -c Name | grep -x simplenova; }
