@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use git2::Oid;
 use sha2::{Digest as _, Sha256};
+use toolkit::files;
 use ureq::http::{StatusCode, header};
 
 use crate::fault::{Cause, Fault};
@@ -76,10 +77,8 @@ impl Fleet {
             (StatusCode::OK, _) => {
                 let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| etag.len() < 1024).map(str::to_owned);
-                let mut text = String::new();
-                let body = response.into_body().into_reader();
-                let read = body.take(refsindex::MAX_BYTES + 1).read_to_string(&mut text);
-                read.map_err(|err| session.read_fault(&err))?;
+                let read = files::read_to_limit(response.into_body().into_reader(), refsindex::MAX_BYTES);
+                let text = read.and_then(files::text).map_err(|err| session.read_fault(&err))?;
                 let index = Index::parse(text).map_err(|why| Fault::new(Cause::Network, why))?;
                 if let Some(etag) = etag.filter(|_| self.keep) {
                     // Without the copy the next run asks for the whole index.
@@ -93,8 +92,7 @@ impl Fleet {
 
     /// Reads the kept copy: the ETag on a line of its own, then the index.
     fn read_kept(&self) -> Option<(String, Index)> {
-        let mut text = String::new();
-        std::fs::File::open(&self.kept).ok()?.take(MAX_KEPT).read_to_string(&mut text).ok()?;
+        let mut text = files::text(files::read_bounded(&self.kept, MAX_KEPT).ok()?).ok()?;
         let index = text.split_off(text.find('\n')? + 1);
         Some((text.trim_end().to_owned(), Index::parse(index).ok()?))
     }
@@ -122,13 +120,8 @@ pub(crate) fn given(index: &Index, place: &str) -> Result<Option<Known>, String>
 /// # Errors
 /// Why it cannot be used.
 pub(crate) fn read_given(path: &Path) -> Result<Index, String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|err| err.to_string())?;
-    file.take(refsindex::MAX_BYTES + 1).read_to_string(&mut text).map_err(|err| err.to_string())?;
-    if text.len() as u64 > refsindex::MAX_BYTES {
-        return Err(format!("larger than {} MiB", refsindex::MAX_BYTES >> 20));
-    }
-    Index::parse(text)
+    let text = files::read_given(path, refsindex::MAX_BYTES).and_then(files::text);
+    Index::parse(text.map_err(|err| err.to_string())?)
 }
 
 /// Returns the list that a server would give; none if an id is none.

@@ -14,10 +14,12 @@ mod reuse;
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use toolkit::files;
 use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
@@ -140,10 +142,7 @@ fn roots() -> Result<RootCerts, String> {
         .find_map(|name| std::env::var_os(name).filter(|path| !path.is_empty()).map(|path| (name, path)));
     let Some((name, path)) = named else { return Ok(RootCerts::WebPki) };
     let fail = |why: String| format!("{name}: {}: {why}", path.display());
-    let mut pem = Vec::new();
-    std::fs::File::open(&path)
-        .and_then(|file| file.take(MAX_CERTIFICATES).read_to_end(&mut pem))
-        .map_err(|err| fail(err.to_string()))?;
+    let pem = files::read_given(Path::new(&path), MAX_CERTIFICATES).map_err(|err| fail(err.to_string()))?;
     let mut found = Vec::new();
     for item in parse_pem(&pem) {
         if let PemItem::Certificate(certificate) = item.map_err(|err| fail(err.to_string()))? {
@@ -238,13 +237,13 @@ impl Session {
             }
             check_status(&server, &response)?;
             check_type(&server, &response, GREETING)?;
-            let mut bytes = Vec::new();
-            let body = response.into_body().into_reader();
-            body.take(MAX_ADVERT + 1).read_to_end(&mut bytes).map_err(|err| read_fault(&server, &err))?;
-            if bytes.len() as u64 > MAX_ADVERT {
-                let message = format!("{}: the list of refs is larger than {} MiB", server.base(), MAX_ADVERT >> 20);
-                return Err(Fault::new(Cause::Network, message));
-            }
+            let read = files::read_to_limit(response.into_body().into_reader(), MAX_ADVERT);
+            let bytes = read.map_err(|err| match err.kind() {
+                io::ErrorKind::FileTooLarge => {
+                    Fault::new(Cause::Network, format!("{}: the list of refs is {err}", server.base()))
+                }
+                _ => read_fault(&server, &err),
+            })?;
             let greeting = read_greeting(&bytes).unwrap_or_else(|| Greeting::Old(bytes.into()));
             if matches!(greeting, Greeting::Old(_)) {
                 lock(&self.0.shared.old).insert(server_key(&server));

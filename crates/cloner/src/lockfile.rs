@@ -5,10 +5,10 @@
 //! manifest asks for something else, the old entry does not answer for it.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use toolkit::files;
 
 use crate::error::Error;
 use crate::manifest::Repo;
@@ -47,15 +47,10 @@ impl Lock {
     /// Reads `path`; a missing file is an error if it is `needed`, else it has no entries.
     pub(crate) fn read(path: &Path, needed: bool) -> Result<Self, Error> {
         let wrong = |message: String| Error::Lock { path: path.to_owned(), message };
-        let mut bytes = Vec::new();
-        match std::fs::File::open(path) {
+        let bytes = match files::read_given(path, MAX_BYTES) {
             Err(err) if err.kind() == std::io::ErrorKind::NotFound && !needed => return Ok(Self::default()),
-            Err(err) => return Err(wrong(err.to_string())),
-            Ok(file) => file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|err| wrong(err.to_string()))?,
+            read => read.map_err(|err| wrong(err.to_string()))?,
         };
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(wrong(format!("larger than {} MiB", MAX_BYTES >> 20)));
-        }
         let file: File = serde_json::from_slice(&bytes).map_err(|err| wrong(err.to_string()))?;
         if file.v != VERSION {
             return Err(wrong(format!("version {} is not known", file.v)));

@@ -4,10 +4,10 @@
 //! host a manifest or a redirect names. A file that others may read is not used either.
 
 use std::collections::HashMap;
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use toolkit::files;
 use toolkit::redact::Secret;
 
 const MAX_BYTES: u64 = 64 << 10;
@@ -76,21 +76,15 @@ impl Netrc {
 
 /// Reads a small file that holds a secret; none if it is not there. One that others may read is refused.
 pub(crate) fn read_private(path: &Path) -> Result<Option<String>, String> {
-    // Non-blocking, so that a FIFO in its place cannot hold the run.
-    let file = match std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
+    let file = match files::open_named(path) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         open => open.map_err(|err| err.to_string())?,
     };
     let meta = file.metadata().map_err(|err| err.to_string())?;
-    if !meta.is_file() {
-        return Err("it is not a file".to_owned());
-    }
     if meta.mode() & 0o077 != 0 {
         return Err("others may read it (chmod 600)".to_owned());
     }
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(|err| err.to_string())?;
-    Ok(Some(text))
+    files::read_to_limit(file, MAX_BYTES).and_then(files::text).map(Some).map_err(|err| err.to_string())
 }
 
 #[cfg(test)]
@@ -123,5 +117,10 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
             assert_eq!(Netrc::read(&path).is_ok(), used, "{mode:o}");
         }
+        // Half a file is half a password.
+        std::fs::File::options().append(true).open(&path).and_then(|file| file.set_len(MAX_BYTES)).expect("longer");
+        assert!(Netrc::read(&path).is_ok());
+        std::fs::File::options().append(true).open(&path).and_then(|file| file.set_len(MAX_BYTES + 1)).expect("longer");
+        assert_eq!(Netrc::read(&path).expect_err("refused"), "larger than 64 KiB");
     }
 }

@@ -5,8 +5,7 @@
 //! expired or was revoked, or that its owner has not made for signing, signs nothing. What a line asks
 //! for and is not understood here makes the file an error rather than a line that says less.
 
-use std::io::{Cursor, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Cursor;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{KeyFlags, Signature, SignatureType};
 use pgp::types::KeyDetails as _;
 use ssh_key::{HashAlg, PublicKey, SshSig};
+use toolkit::files;
 
 /// Largest file that is read.
 const MAX_BYTES: u64 = 4 << 20;
@@ -42,16 +42,7 @@ impl Signers {
     /// Reads the file at `path`.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let fail = |why: String| format!("signers {}: {why}", path.display());
-        let mut bytes = Vec::new();
-        let opened = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-        let file = opened.map_err(|err| fail(err.to_string()))?;
-        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-            return Err(fail("not a file".to_owned()));
-        }
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|err| fail(err.to_string()))?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(fail(format!("larger than {} MiB", MAX_BYTES >> 20)));
-        }
+        let bytes = files::read_bounded(path, MAX_BYTES).map_err(|err| fail(err.to_string()))?;
         Self::parse(&bytes).map_err(fail)
     }
 
@@ -345,7 +336,9 @@ mod tests {
             assert!(err.contains(why), "{line}: {err}");
         }
         assert!(Signers::parse(b"\xff\xfe\x00").is_err());
-        assert!(Signers::load(Path::new("/dev/null")).expect_err("no file").contains("not a file"));
+        assert!(
+            Signers::load(Path::new("/dev/null")).expect_err("no file").contains("a device, where a file is expected")
+        );
     }
 
     #[test]

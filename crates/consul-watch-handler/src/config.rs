@@ -24,8 +24,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toolkit::duration;
 use toolkit::yaml::{self, Limits, Mark, Node, Value};
+use toolkit::{duration, files};
 
 use crate::payload::Kind;
 use crate::source::{Subject, check_key};
@@ -134,11 +134,7 @@ type Wrong = (Mark, String);
 /// # Errors
 /// It cannot be read, or something in it is wrong; the first such thing is named with its line.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    use std::io::Read;
-    let limits = Limits::default();
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(limits.bytes as u64 + 1).read_to_end(&mut bytes))
+    let bytes = files::read_given(path, Limits::default().bytes as u64)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&bytes).map_err(|(mark, message)| ConfigError::At { path: path.to_owned(), mark, message })
 }

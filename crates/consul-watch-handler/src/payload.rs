@@ -6,10 +6,11 @@
 //! `null`, `[]` and `{}` are one and the same: nothing there.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use toolkit::files;
 
 /// How many bytes a payload may have.
 pub const LIMIT: usize = 16 << 20;
@@ -128,8 +129,10 @@ pub enum PayloadError {
 /// # Errors
 /// Those of [`PayloadError`].
 pub fn read(input: impl Read) -> Result<(Vec<u8>, Value), PayloadError> {
-    let mut bytes = Vec::new();
-    input.take(LIMIT as u64 + 1).read_to_end(&mut bytes).map_err(PayloadError::Read)?;
+    let bytes = files::read_to_limit(input, LIMIT as u64).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => PayloadError::TooLong,
+        _ => PayloadError::Read(error),
+    })?;
     let value = parse(&bytes)?;
     Ok((bytes, value))
 }

@@ -6,13 +6,12 @@
 //! The directory belongs to its user and lies on a file system that a reboot empties.
 
 use std::collections::VecDeque;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use toolkit::lock::FileLock;
-use toolkit::{atomic, dirs};
+use toolkit::{atomic, dirs, files};
 
 use crate::error::Error;
 use crate::payload::{Items, Kind};
@@ -114,8 +113,7 @@ impl Store {
     #[must_use]
     pub fn load(&self, name: &str) -> State {
         let read = || {
-            let mut bytes = Vec::new();
-            std::fs::File::open(self.path(name)).ok()?.take(FILE_LIMIT).read_to_end(&mut bytes).ok()?;
+            let bytes = files::read_bounded(&self.path(name), FILE_LIMIT).ok()?;
             serde_json::from_slice::<State>(&bytes).ok()
         };
         read().filter(|state| state.v == 1).unwrap_or_default()

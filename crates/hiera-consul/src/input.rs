@@ -1,23 +1,16 @@
 //! Files that people wrote, read within bounds.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::Path;
+
+use toolkit::files;
 
 use crate::error::Error;
 use crate::psych;
 
 /// Reads a file of configuration or data. What is no file might never end, and is refused before a byte is read.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    // A pipe without a writer is not waited for.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let file = file.map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let metadata = file.metadata().map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    if !metadata.is_file() && !metadata.is_dir() {
-        return Err(Error::data("a pipe, a socket or a device, where a file is expected").in_file(path));
-    }
-    bounded(file, path, usize::try_from(metadata.len()).unwrap_or(usize::MAX))
+    files::read_bounded(path, psych::LARGEST as u64).map_err(failed(path))
 }
 
 /// Reads as [`read`] does; `None` when there is no such file.
@@ -30,23 +23,21 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 
 /// Reads what was named on the command line, which may be the pipe that a shell makes of `<(command)`.
 pub(crate) fn read_given(path: &Path) -> Result<Vec<u8>, Error> {
-    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    bounded(file, path, 0)
+    files::read_given(path, psych::LARGEST as u64).map_err(failed(path))
 }
 
-fn bounded(file: File, path: &Path, likely: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(likely.min(psych::LARGEST) + 1);
-    file.take(psych::LARGEST as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    if bytes.len() > psych::LARGEST {
-        return Err(Error::data(format!("larger than {} bytes", psych::LARGEST)).in_file(path));
+/// What is too large or no file is wrong data; the rest is the system's.
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |source| match source.kind() {
+        ErrorKind::FileTooLarge | ErrorKind::InvalidInput => Error::data(source.to_string()).in_file(path),
+        _ => Error::Read { path: path.to_owned(), source },
     }
-    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]

@@ -1,53 +1,12 @@
-//! Small file helpers: bounded reads that do not follow links, directories, and time stamps.
+//! Small file helpers: bounded reads, directories, and time stamps.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::OFlag;
+pub(crate) use toolkit::files::{open_regular, read_bounded, read_to_limit};
 
 use crate::error::{Error, Result};
-
-/// Opens a regular file for reading; a link, a pipe or a directory is refused, and nothing blocks.
-///
-/// # Errors
-/// Those of open(2); `InvalidInput` for what is no regular file.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
-    }
-}
-
-/// Reads a file of at most `limit` bytes. Unlike [`open_regular`] it follows links: paths come from the operator.
-///
-/// # Errors
-/// Those of the file system; `FileTooLarge` above the limit.
-pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    read_to_limit(file, limit)
-}
-
-/// Reads everything, but never more than `limit` bytes.
-///
-/// # Errors
-/// Those of the reader; `FileTooLarge` above the limit.
-pub(crate) fn read_to_limit(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
-    }
-    Ok(bytes)
-}
 
 /// Returns a path of a node: below `STACKTIRA_ROOT` where it is there, else as it stands.
 pub(crate) fn under_root_if_there(path: &Path) -> PathBuf {

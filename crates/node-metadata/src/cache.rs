@@ -4,13 +4,12 @@
 //! into metadata. A kept answer counts only if nobody but root or we could have written it. Whatever is wrong with
 //! it, the sources are asked again: the cache can be lost at any time.
 
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use toolkit::{Io, atomic};
+use toolkit::{Io, atomic, files};
 
 use crate::source::LIMIT;
 
@@ -18,14 +17,10 @@ const CLOCK_LAG: Duration = Duration::from_millis(20);
 
 /// Returns what was kept, unless one of the files in `sources` has changed since.
 pub fn load(path: &Path, sources: &[&Path], io: &mut Io) -> Option<Value> {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits() | nix::fcntl::OFlag::O_NONBLOCK.bits())
-        .open(path)
-        .ok()?;
+    let file = files::open_regular(path).ok()?;
     let status = file.metadata().ok()?;
     let owner = status.uid();
-    if !status.is_file() || status.mode() & 0o022 != 0 || (owner != 0 && owner != nix::unistd::geteuid().as_raw()) {
+    if status.mode() & 0o022 != 0 || (owner != 0 && owner != nix::unistd::geteuid().as_raw()) {
         io.warn(format_args!("{} is ignored: others may write to it", path.display()));
         return None;
     }
@@ -33,8 +28,7 @@ pub fn load(path: &Path, sources: &[&Path], io: &mut Io) -> Option<Value> {
     if sources.iter().any(|source| modified(source).is_some_and(|changed| changed >= kept_at)) {
         return None;
     }
-    let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).ok()?;
+    let bytes = files::read_to_limit(file, LIMIT).ok()?;
     crate::object(&bytes, &path.display().to_string()).ok()
 }
 

@@ -1,13 +1,13 @@
 //! Where metadata comes from, in order: cloud-init's instance data, the config drive, the metadata
 //! service, the local file.
 
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use toolkit::dirs::under_root;
-use toolkit::{Io, redact};
+use toolkit::{Io, files, redact};
 
 use crate::cache;
 use crate::cli;
@@ -109,20 +109,14 @@ impl Sources {
 
 /// Reads a file as a JSON object; `None` when it is not there.
 fn read(path: &Path) -> Result<Option<Value>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let file = match std::fs::File::open(path) {
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
-        Ok(file) => file,
-    };
-    let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(Error::TooLarge { place: path.display().to_string(), limit: LIMIT });
+    match files::read_given(path, LIMIT) {
+        Ok(bytes) => crate::object(&bytes, &path.display().to_string()).map(Some),
+        Err(source) => match source.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
+            ErrorKind::FileTooLarge => Err(Error::TooLarge { place: path.display().to_string(), limit: LIMIT }),
+            _ => Err(Error::Read { path: path.to_owned(), source }),
+        },
     }
-    crate::object(&bytes, &path.display().to_string()).map(Some)
 }
 
 /// Returns the metadata inside cloud-init's instance data, if there is more in it than cloud-init's own.

@@ -1,10 +1,10 @@
 //! From files to one tree: YAML or JSON, and what `extends:` names below it.
 
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use toolkit::files;
 use toolkit::yaml::{self, Mark, Node, Value};
 
 use super::group::{Group, Place};
@@ -31,9 +31,10 @@ impl Reader {
     /// Reads the file at `path`, named so in messages.
     pub(super) fn load(&mut self, path: &Path) -> Result<Group, ManifestError> {
         let file: Arc<str> = path.display().to_string().into();
-        let read = |source| ManifestError::Read { file: file.to_string(), source };
-        let opened = std::fs::File::open(path).map_err(read)?;
-        let bytes = bounded(opened).map_err(read)?;
+        let bytes = files::read_given(path, MAX_BYTES as u64).map_err(|source| match source.kind() {
+            ErrorKind::FileTooLarge => too_large(&file, "larger"),
+            _ => ManifestError::Read { file: file.to_string(), source },
+        })?;
         // A manifest that comes from a pipe has no path that could be named again.
         self.open.push(path.canonicalize().unwrap_or_else(|_| path.to_owned()));
         self.parse(&file, &bytes)
@@ -45,7 +46,7 @@ impl Reader {
         self.bytes += bytes.len();
         if self.bytes > MAX_BYTES {
             let what = if self.files == 0 { "larger" } else { "with what it extends larger" };
-            return Err(start.error(format!("{what} than {} KiB", MAX_BYTES / 1024), None));
+            return Err(too_large(file, what));
         }
         if foreign::is_puppetfile(file) {
             let text = std::str::from_utf8(bytes).map_err(|_| start.error("not valid UTF-8".to_owned(), None))?;
@@ -105,16 +106,7 @@ impl Reader {
         if self.files > MAX_FILES {
             return Err(at.error(format!("extends more than {MAX_FILES} files"), None));
         }
-        // What is named in a file may be anything; a pipe must not hold the run up.
-        let opened = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-            .open(&real)
-            .map_err(|err| fail(&err))?;
-        if !opened.metadata().map_err(|err| fail(&err))?.is_file() {
-            return Err(at.error(format!("{} is not a file", path.display()), None));
-        }
-        let bytes = bounded(opened).map_err(|err| fail(&err))?;
+        let bytes = files::read_bounded(&real, MAX_BYTES as u64).map_err(|err| fail(&err))?;
         self.open.push(real);
         let group = self.parse(&path.display().to_string().into(), &bytes)?;
         self.open.pop();
@@ -122,11 +114,8 @@ impl Reader {
     }
 }
 
-/// Reads up to one byte more than is allowed.
-fn bounded(file: std::fs::File) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn too_large(file: &Arc<str>, what: &str) -> ManifestError {
+    Place::of(file, &Mark { line: 1, column: 1 }).error(format!("{what} than {} KiB", MAX_BYTES / 1024), None)
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -175,7 +175,7 @@ fn what_cannot_be_extended_is_named_with_its_place() {
         (&[("a", "extends: b\n"), ("b", "extends: a\n")][..], "b:1:10: the manifest extends itself: "),
         (&[("a", "extends: a\n")], "a:1:10: the manifest extends itself: "),
         (&[("a", "x: y\nextends: nowhere\n")], "a:2:10: cannot read "),
-        (&[("a", "extends: '.'\n")], " is not a file"),
+        (&[("a", "extends: '.'\n")], "a directory, where a file is expected"),
         (&[("a", "extends: ''\n")], "a:1:10: 'extends' takes the path"),
         (&[("a", "extends:\n")], "'extends' takes the path"),
         (&[("a", "extends: [[b]]\n"), ("b", "")], "a:1:11: 'extends' takes the path"),
@@ -200,7 +200,7 @@ fn what_cannot_be_extended_is_named_with_its_place() {
 fn a_pipe_that_is_extended_does_not_hold_the_run_up() {
     let (scratch, path) = files(&[("a", "extends: pipe\n")]);
     nix::unistd::mkfifo(&scratch.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("made");
-    assert!(Manifest::load(&path).expect_err("refused").to_string().contains("is not a file"));
+    assert!(Manifest::load(&path).expect_err("refused").to_string().contains("a pipe, where a file is expected"));
 }
 
 #[test]

@@ -15,14 +15,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consul_client::Config;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use toolkit::{atomic, dirs, hex};
+use toolkit::{atomic, dirs, files, hex};
 
 use super::snapshot::{Origin, Pairs, Snapshot};
 
@@ -159,14 +159,10 @@ impl Subject {
 
     /// Opens the file of this subject and reads its first line.
     fn open(&self, path: &Path) -> Result<(Head, impl Read), String> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => "is not there".to_owned(),
-                _ => format!("cannot be opened: {e}"),
-            })?;
+        let file = files::open_regular(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => "is not there".to_owned(),
+            _ => format!("cannot be opened: {e}"),
+        })?;
         trusted(&file, path)?;
         let mut rest = BufReader::new(file.take(LARGEST));
         let mut line = Vec::new();
@@ -186,9 +182,6 @@ impl Subject {
 fn trusted(file: &File, path: &Path) -> Result<(), String> {
     let metadata = file.metadata().map_err(|e| format!("cannot be looked at: {e}"))?;
     let user = nix::unistd::geteuid().as_raw();
-    if !metadata.is_file() {
-        return Err("is not a file".to_owned());
-    }
     if metadata.uid() != user {
         return Err(format!("belongs to user {}, not to {user}", metadata.uid()));
     }

@@ -242,10 +242,10 @@ fn a_snapshot_that_cannot_be_believed_is_refused_by_name() {
     let aside = world.scratch.path("aside");
     std::fs::rename(&path, &aside).expect("rename");
     std::os::unix::fs::symlink(&aside, &path).expect("link");
-    world.refused(&["cannot be opened"]);
+    world.refused(&["cannot be opened: a symbolic link"]);
     std::fs::remove_file(&path).expect("remove");
     std::fs::create_dir(&path).expect("mkdir");
-    world.refused(&["is not a file"]);
+    world.refused(&["cannot be opened: a directory"]);
     std::fs::remove_dir(&path).expect("rmdir");
     world.refused(&["is not there"]);
     // A Consul that answers makes it whole again.
