@@ -3,8 +3,9 @@
 use serde::Deserialize;
 
 use crate::Error;
-use crate::client::{Client, Request};
+use crate::client::Client;
 use crate::query::{Answer, Query};
+use crate::request::Request;
 use crate::wire;
 
 /// Who the agent is.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::Error;
-use crate::client::{Client, Request, encode};
+use crate::client::Client;
 use crate::query::{Answer, Query};
+use crate::request::{Request, encode};
 use crate::wire::nullable;
 
 /// A node.

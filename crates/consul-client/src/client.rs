@@ -1,35 +1,29 @@
-//! One HTTP exchange: built, bounded, and judged.
-//!
-//! Everything above this module sees only answers that a cluster with a leader gave; everything
-//! else became an [`Error`] here.
+//! One HTTP exchange: sent, bounded, and handed on to be judged.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::de::DeserializeOwned;
 use ureq::Timeout;
 use ureq::config::AutoHeaderValue;
-use ureq::http::{self, HeaderMap, Uri};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::http::{self, Uri};
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::agent::Agent;
 use crate::catalog::Catalog;
-use crate::config::{Address, Config};
-use crate::error::{Cause, excerpt};
+use crate::config::Config;
+use crate::error::Cause;
 use crate::health::Health;
 use crate::kv::Kv;
-use crate::line::{Fault, Limits, Line};
-use crate::query::{Answer, Consistency, Meta, Query};
+use crate::line::{Fault, Limits, Line, was_cut};
+use crate::query::{Answer, Query};
+use crate::request::Request;
+use crate::resolver::Target;
+use crate::response::{Raw, Response};
 use crate::rights::Rights;
 use crate::session::Sessions;
 use crate::{Error, tls};
-
-/// What may stand unescaped in a path segment or a query value.
-const SAFE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A handle on one Consul agent; cheap to clone, connections are shared.
 #[derive(Clone)]
@@ -203,7 +197,7 @@ impl Client {
         parameters: &[(&'static str, &str)],
         query: &Query,
     ) -> Result<Answer<Option<serde_json::Value>>, Error> {
-        let response = self.send_maybe(&reading(path, parameters, query))?;
+        let response = self.send_maybe(&Request::endpoint(path, parameters, query))?;
         response.optional_answer()
     }
 
@@ -215,12 +209,12 @@ impl Client {
         parameters: &[(&'static str, &str)],
         query: &Query,
     ) -> Result<Answer<Option<serde_json::Value>>, Error> {
-        let request = reading(path, parameters, query);
+        let request = Request::endpoint(path, parameters, query);
         let raw = match self.inner.plain {
             Some(address) => self.exchange_on(line, address, &request)?,
             None => self.exchange(&request)?,
         };
-        self.judge(&request, raw)?.optional_answer()
+        raw.judge(&self.inner.address, &request)?.optional_answer()
     }
 
     /// Sends a request and takes only a 200.
@@ -235,8 +229,7 @@ impl Client {
     /// Sends a request and takes a 200, or a 404 that stands for "not there": it carries an index,
     /// which only the store itself gives.
     pub(crate) fn send_maybe(&self, request: &Request<'_>) -> Result<Response, Error> {
-        let response = self.exchange(request)?;
-        self.judge(request, response)
+        self.exchange(request)?.judge(&self.inner.address, request)
     }
 
     /// Sends a request and hands back status and body for the caller to judge.
@@ -253,7 +246,8 @@ impl Client {
 
     fn exchange_on(&self, line: &mut Line, address: SocketAddr, request: &Request<'_>) -> Result<Raw, Error> {
         let inner = &*self.inner;
-        let mut head = format!("GET {}{} HTTP/1.1\r\nHost: {}\r\n", inner.prefix, self.target(request), inner.host);
+        let mut head =
+            format!("GET {}{} HTTP/1.1\r\nHost: {}\r\n", inner.prefix, request.target(&inner.scope), inner.host);
         head.push_str(concat!("User-Agent: stacktira/", env!("CARGO_PKG_VERSION"), "\r\n"));
         if let Some(token) = &inner.token {
             // What is no header would end it and begin another one.
@@ -270,12 +264,7 @@ impl Client {
         let limits = Limits { connect: inner.connect, total, body: inner.max_response };
         let what = || (inner.address.clone(), request.to_string());
         match line.exchange(address, head.as_bytes(), limits) {
-            Ok(received) => Ok(Raw {
-                status: received.status,
-                has_index: received.headers.contains_key("X-Consul-Index"),
-                meta: meta(&received.headers),
-                body: received.body,
-            }),
+            Ok(received) => Ok(Raw::new(received.status, &received.headers, received.body)),
             Err(Fault::Io(error)) => {
                 Err(Error::Unreachable { address: inner.address.clone(), source: Cause::new(error) })
             }
@@ -296,25 +285,9 @@ impl Client {
         request.slack.unwrap_or(self.inner.total) + wait + wait / 16
     }
 
-    /// Returns path and query of a request, encoded.
-    fn target(&self, request: &Request<'_>) -> String {
-        let mut target = format!("/v1/{}", request.path);
-        let mut separator = '?';
-        for (name, value) in request.parameters.iter().chain(&self.inner.scope) {
-            target.push(separator);
-            target.push_str(name);
-            if !value.is_empty() {
-                target.push('=');
-                target.extend(utf8_percent_encode(value, SAFE));
-            }
-            separator = '&';
-        }
-        target
-    }
-
     fn attempt(&self, request: &Request<'_>) -> Result<Option<Raw>, ureq::Error> {
         let inner = &*self.inner;
-        let url = format!("{}{}", inner.base, self.target(request));
+        let url = format!("{}{}", inner.base, request.target(&inner.scope));
         let mut builder = http::Request::builder().method(request.method.name()).uri(url);
         if let Some(token) = &inner.token {
             builder = builder.header("X-Consul-Token", token);
@@ -343,39 +316,7 @@ impl Client {
         if body.len() as u64 > inner.max_response {
             return Ok(None);
         }
-        let headers = response.headers();
-        Ok(Some(Raw {
-            status: response.status().as_u16(),
-            has_index: headers.contains_key("X-Consul-Index"),
-            meta: meta(headers),
-            body,
-        }))
-    }
-
-    fn judge(&self, request: &Request<'_>, raw: Raw) -> Result<Response, Error> {
-        let Raw { status, has_index, meta, body } = raw;
-        let response = Response {
-            address: self.inner.address.clone(),
-            request: request.to_string(),
-            meta,
-            found: status == 200,
-            body,
-        };
-        let absent = status == 404 && has_index;
-        if status != 200 && !absent {
-            return Err(response.unexpected(status));
-        }
-        if !meta.known_leader && request.consistency != Consistency::Stale {
-            return Err(Error::NoLeader {
-                address: response.address,
-                request: response.request,
-                detail: "the answering server knows no leader".to_owned(),
-            });
-        }
-        if meta.filtered_by_acl && !request.allow_filtered {
-            return Err(Error::Filtered { request: response.request });
-        }
-        Ok(response)
+        Ok(Some(Raw::new(response.status().as_u16(), response.headers(), body)))
     }
 
     fn transport_error(&self, request: &Request<'_>, error: ureq::Error) -> Error {
@@ -392,262 +333,6 @@ impl Client {
             }
             ureq::Error::Io(e) => Error::Unreachable { address, source: Cause::new(e) },
             other => Error::Unreachable { address, source: Cause::new(other) },
-        }
-    }
-}
-
-/// Returns the request for any endpoint; `path` is one segment an element.
-fn reading<'a>(path: &[&str], parameters: &[(&'static str, &str)], query: &Query) -> Request<'a> {
-    let path = path.iter().map(|segment| encode(segment)).collect::<Vec<_>>().join("/");
-    let request = Request::get(path).query(query);
-    parameters.iter().fold(request, |request, (name, value)| request.with(name, *value))
-}
-
-/// Returns whether a connection ended rather than was refused or timed out.
-pub(crate) fn was_cut(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind as Kind;
-    matches!(error.kind(), Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof)
-}
-
-fn meta(headers: &HeaderMap) -> Meta {
-    let number =
-        |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.trim().parse::<u64>().ok());
-    let flag =
-        |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(|v| v.trim().eq_ignore_ascii_case("true"));
-    Meta {
-        index: number("X-Consul-Index").unwrap_or(0),
-        known_leader: flag("X-Consul-KnownLeader").unwrap_or(true),
-        last_contact: Duration::from_millis(number("X-Consul-LastContact").unwrap_or(0)),
-        filtered_by_acl: flag("X-Consul-Results-Filtered-By-ACLs").unwrap_or(false),
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Method {
-    Get,
-    Put,
-    Post,
-    Delete,
-}
-
-impl Method {
-    fn name(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Put => "PUT",
-            Method::Post => "POST",
-            Method::Delete => "DELETE",
-        }
-    }
-}
-
-/// A request below `/v1/`. `path` is encoded already.
-#[derive(Debug)]
-pub(crate) struct Request<'a> {
-    method: Method,
-    path: String,
-    parameters: Vec<(&'static str, String)>,
-    body: Option<&'a [u8]>,
-    wait: Option<Duration>,
-    slack: Option<Duration>,
-    consistency: Consistency,
-    allow_filtered: bool,
-    /// Changes nothing, whatever its method.
-    reads: bool,
-}
-
-impl<'a> Request<'a> {
-    pub(crate) fn new(method: Method, path: impl Into<String>) -> Request<'a> {
-        Request {
-            method,
-            path: path.into(),
-            parameters: Vec::new(),
-            // A PUT or POST without a body still says that its length is 0.
-            body: matches!(method, Method::Put | Method::Post).then_some(&[]),
-            wait: None,
-            slack: None,
-            consistency: Consistency::Default,
-            allow_filtered: false,
-            reads: method == Method::Get,
-        }
-    }
-
-    pub(crate) fn get(path: impl Into<String>) -> Request<'a> {
-        Request::new(Method::Get, path)
-    }
-
-    pub(crate) fn put(path: impl Into<String>, body: &'a [u8]) -> Request<'a> {
-        Request { body: Some(body), ..Request::new(Method::Put, path) }
-    }
-
-    pub(crate) fn post(path: impl Into<String>, body: &'a [u8]) -> Request<'a> {
-        Request { body: Some(body), ..Request::new(Method::Post, path) }
-    }
-
-    /// Says that the request changes nothing, so that it may be sent again.
-    pub(crate) fn reading(mut self) -> Request<'a> {
-        self.reads = true;
-        self
-    }
-
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Request<'a> {
-        self.parameters.push((name, value.into()));
-        self
-    }
-
-    pub(crate) fn query(mut self, query: &Query) -> Request<'a> {
-        query.parameters(&mut self.parameters);
-        self.wait = query.waits();
-        self.slack = query.limit;
-        self.consistency = query.consistency;
-        self.allow_filtered = query.allow_filtered;
-        self
-    }
-}
-
-impl std::fmt::Display for Request<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} /v1/{}", self.method.name(), self.path)
-    }
-}
-
-/// Status, headers and body, not judged yet.
-#[derive(Debug)]
-pub(crate) struct Raw {
-    pub(crate) status: u16,
-    has_index: bool,
-    meta: Meta,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Raw {
-    /// Returns whether the agent says that it runs without ACLs.
-    pub(crate) fn acl_disabled(&self) -> bool {
-        self.status == 401 && contains(&self.body, "ACL support disabled")
-    }
-
-    pub(crate) fn into_error(self, client: &Client, request: &Request<'_>) -> Error {
-        let status = self.status;
-        Response {
-            address: client.inner.address.clone(),
-            request: request.to_string(),
-            meta: self.meta,
-            found: false,
-            body: self.body,
-        }
-        .unexpected(status)
-    }
-}
-
-/// An answer that may be believed: a 200, or a 404 of the store itself.
-#[derive(Debug)]
-pub(crate) struct Response {
-    address: String,
-    request: String,
-    pub(crate) meta: Meta,
-    pub(crate) found: bool,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Response {
-    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|e| self.malformed(&e.to_string()))
-    }
-
-    pub(crate) fn malformed(&self, detail: &str) -> Error {
-        Error::Body {
-            address: self.address.clone(),
-            request: self.request.clone(),
-            detail: format!("{detail} ({})", excerpt(&self.body)),
-        }
-    }
-
-    pub(crate) fn answer<T: DeserializeOwned>(self) -> Result<Answer<T>, Error> {
-        Ok(Answer { value: self.json()?, meta: self.meta })
-    }
-
-    pub(crate) fn optional_answer<T: DeserializeOwned>(self) -> Result<Answer<Option<T>>, Error> {
-        let value = if self.found { Some(self.json()?) } else { None };
-        Ok(Answer { value, meta: self.meta })
-    }
-
-    /// Reads a body that is `true` or `false`.
-    pub(crate) fn truth(&self) -> Result<bool, Error> {
-        self.json()
-    }
-
-    /// Judges a status that does not carry an answer.
-    pub(crate) fn unexpected(self, code: u16) -> Error {
-        let Response { address, request, body, .. } = self;
-        let detail = excerpt(&body);
-        let has = |text: &str| contains(&body, text);
-        // Agents pass refusals of servers on as 500 in places.
-        if matches!(code, 401 | 403) || has("Permission denied") || has("ACL not found") {
-            return Error::Denied { what: request, detail };
-        }
-        let away = [
-            "No cluster leader",
-            "No known Consul servers",
-            "No path to datacenter",
-            "rpc error",
-            "leadership lost",
-            "leadership transfer",
-            "failed to get conn",
-            "not ready to serve",
-            "raft is already shutdown",
-        ];
-        if code >= 500 && away.iter().any(|text| has(text)) {
-            return Error::NoLeader { address, request, detail };
-        }
-        Error::Status { address, request, code, body: detail }
-    }
-}
-
-fn contains(body: &[u8], text: &str) -> bool {
-    // Messages are short; what a proxy sends need not be searched to its end.
-    body[..body.len().min(4096)].windows(text.len()).any(|part| part == text.as_bytes())
-}
-
-/// Encodes one path segment.
-pub(crate) fn encode(segment: &str) -> String {
-    utf8_percent_encode(segment, SAFE).to_string()
-}
-
-/// Resolves to the configured agent whatever host the URL names, so that the certificate can be
-/// checked against another name. An IP address needs no thread for its resolution.
-#[derive(Debug)]
-struct Target {
-    fixed: Option<SocketAddr>,
-    uri: Uri,
-    names: DefaultResolver,
-}
-
-impl Target {
-    fn new(address: &Address) -> Result<Target, Error> {
-        let root = Address { prefix: String::new(), ..address.clone() };
-        let uri = root
-            .to_string()
-            .parse::<Uri>()
-            .map_err(|e| Error::Config { setting: "address of Consul".to_owned(), reason: e.to_string() })?;
-        let fixed = address.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, address.port));
-        Ok(Target { fixed, uri, names: DefaultResolver::default() })
-    }
-}
-
-impl Resolver for Target {
-    fn resolve(
-        &self,
-        _uri: &Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        match self.fixed {
-            Some(address) => {
-                let mut all = self.empty();
-                all.push(address);
-                Ok(all)
-            }
-            None => self.names.resolve(&self.uri, config, timeout),
         }
     }
 }

@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::catalog::Node;
-use crate::client::{Client, Request, encode};
+use crate::client::Client;
 use crate::query::{Answer, Query};
+use crate::request::{Request, encode};
 use crate::wire::nullable;
 
 /// An instance of a service.

@@ -3,8 +3,9 @@
 use serde::Deserialize;
 
 use crate::Error;
-use crate::client::{Client, Method, Request, encode};
+use crate::client::Client;
 use crate::query::{Answer, Query};
+use crate::request::{Method, Request, encode};
 use crate::wire;
 
 /// The largest value that Consul stores unless its servers are configured otherwise.
@@ -253,10 +254,10 @@ impl<'a> Kv<'a> {
                 } else if says("exists") || says("already held") || says("lock delay") {
                     Ok(None)
                 } else {
-                    Err(raw.into_error(self.client, &request))
+                    Err(raw.into_error(self.client.address(), &request))
                 }
             }
-            _ => Err(raw.into_error(self.client, &request)),
+            _ => Err(raw.into_error(self.client.address(), &request)),
         }
     }
 
@@ -287,9 +288,9 @@ impl<'a> Kv<'a> {
                 let refused: Result<TxnRefused, _> = serde_json::from_slice(&raw.body);
                 let stale =
                     refused.is_ok_and(|refused| refused.errors.iter().any(|e| e.what.contains("index is stale")));
-                if stale { Ok(false) } else { Err(raw.into_error(self.client, &request)) }
+                if stale { Ok(false) } else { Err(raw.into_error(self.client.address(), &request)) }
             }
-            _ => Err(raw.into_error(self.client, &request)),
+            _ => Err(raw.into_error(self.client.address(), &request)),
         }
     }
 

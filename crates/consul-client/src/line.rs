@@ -157,7 +157,7 @@ impl Line {
         if let Some(open) = kept {
             match self.attempt(open, head, deadline, limits.body) {
                 // The agent may have closed it while nothing was asked. A read can be asked again.
-                Err(Fault::Io(error)) if crate::client::was_cut(&error) => {}
+                Err(Fault::Io(error)) if was_cut(&error) => {}
                 other => return other,
             }
         }
@@ -346,6 +346,12 @@ fn number(text: &[u8], base: u32) -> Option<u64> {
     }
     text.iter()
         .try_fold(0_u64, |number, digit| Some(number * u64::from(base) + u64::from(char::from(*digit).to_digit(base)?)))
+}
+
+/// Returns whether a connection ended rather than was refused or timed out.
+pub(crate) fn was_cut(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof)
 }
 
 #[cfg(test)]

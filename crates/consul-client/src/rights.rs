@@ -19,8 +19,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::client::{Client, Raw, Request};
+use crate::client::Client;
 use crate::query::Query;
+use crate::request::Request;
+use crate::response::Raw;
 
 /// The most rights that one request asks for: what Consul takes.
 const MOST: usize = 64;
@@ -173,7 +175,7 @@ impl<'a> Rights<'a> {
             return Ok(None);
         }
         if raw.status != 200 {
-            return Err(raw.into_error(self.client, &request));
+            return Err(raw.into_error(self.client.address(), &request));
         }
         let malformed = |detail: String| Error::Body {
             address: self.client.address().to_owned(),

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::client::{Client, Request, encode};
+use crate::client::Client;
 use crate::query::{Answer, Query};
+use crate::request::{Request, encode};
 use crate::wire::nullable;
 
 /// What happens to the locks of a session that ends.
@@ -118,7 +119,7 @@ impl<'a> Sessions<'a> {
             return Err(Error::SessionGone { session: id.to_owned() });
         }
         if raw.status != 200 {
-            return Err(raw.into_error(self.client, &request));
+            return Err(raw.into_error(self.client.address(), &request));
         }
         let mut sessions: Vec<Session> = serde_json::from_slice(&raw.body).map_err(|e| Error::Body {
             address: self.client.address().to_owned(),
