@@ -13,6 +13,9 @@
 //!   then read again" of a leader is only right if one of the two sees the other.
 //! - The page outlives no boot: what is found from another boot has no running child.
 
+mod child;
+mod slot;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,12 +33,14 @@ use crate::ident;
 use crate::job::{Job, Key};
 use crate::sys;
 
+pub(crate) use child::Rec;
+pub use child::Running;
+pub(crate) use slot::Slot;
+pub use slot::{Coverage, Outcome, Pace};
+
 /// Jobs that one queue can tell apart at a time.
 pub const SLOTS: usize = 64;
-/// Results kept for each.
-const RING: usize = 16;
 const MAGIC: u64 = u64::from_be_bytes(*b"ts-page2");
-const READY: u64 = 1 << 63;
 /// How long a request to yield holds; whoever makes it repeats it much more often.
 const YIELD_MS: u64 = 500;
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
@@ -60,72 +65,6 @@ struct Layout {
     slots: [Slot; SLOTS],
 }
 
-/// The running child, written by itself before exec.
-#[repr(C)]
-pub(crate) struct Rec {
-    state: AtomicU64,
-    pid: AtomicU64,
-    start: AtomicU64,
-    slot: AtomicU64,
-    seq: AtomicU64,
-    run: AtomicU64,
-    started_boot_ms: AtomicU64,
-    started_unix_ms: AtomicU64,
-    /// The run whose end was asked for; its status is final, whatever the policy says.
-    stop: AtomicU64,
-}
-
-/// One job.
-#[repr(C)]
-pub(crate) struct Slot {
-    /// `READY` and the number of kicks.
-    word: AtomicU64,
-    /// The kicks that finished runs cover.
-    done: AtomicU64,
-    /// The kicks that the last started run covers, if it ends.
-    began: AtomicU64,
-    key: [AtomicU64; 2],
-    /// Results up to here are no longer kept.
-    floor: AtomicU64,
-    /// When (ms since boot) the job is to be run again after a failure; 0 for never.
-    retry_at: AtomicU64,
-    /// Failures in a row.
-    failures: AtomicU64,
-    /// The job was kicked or resumed in this boot.
-    seen: AtomicU64,
-    used_ms: AtomicU64,
-    /// When (ms since boot) the first kick came that no started run covers, and the last.
-    first_ms: AtomicU64,
-    kicked_ms: AtomicU64,
-    /// What those kicks said about when their run may start; see [`Pace`].
-    quiet_ms: AtomicU64,
-    at_most_ms: AtomicU64,
-    splay_ms: AtomicU64,
-    results: AtomicU64,
-    ring: [Entry; RING],
-}
-
-#[repr(C)]
-struct Entry {
-    seq: AtomicU64,
-    from: AtomicU64,
-    status: AtomicU64,
-    run: AtomicU64,
-    started_unix_ms: AtomicU64,
-    duration_ms: AtomicU64,
-}
-
-/// When the run of a kick may start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pace {
-    /// No kick has come for this long,
-    pub quiet_ms: u64,
-    /// or the first one is this old;
-    pub at_most_ms: u64,
-    /// and in any case the first one is this old.
-    pub splay_ms: u64,
-}
-
 /// What is counted over all runs of a queue, since its page was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -139,307 +78,6 @@ pub struct Tally {
     pub covered: u64,
     /// When the last success ended, by the wall clock; 0 for never.
     pub success_unix_ms: u64,
-}
-
-/// What a finished run says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// The first kick it covers.
-    pub from: u64,
-    /// The last kick it covers.
-    pub seq: u64,
-    /// Its exit status.
-    pub status: u8,
-    /// Its number.
-    pub run: u64,
-    /// When it started, by the wall clock.
-    pub started_unix_ms: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-}
-
-/// What is known of the running child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
-    /// Its process id, which is its group's too.
-    pub pid: i32,
-    /// Its start tick.
-    pub start: u64,
-    /// Its job's slot.
-    pub slot: usize,
-    /// The kicks it covers when it ends.
-    pub seq: u64,
-    /// Its number.
-    pub run: u64,
-    /// When it started, in ms since boot.
-    pub started_boot_ms: u64,
-    /// When it started, by the wall clock.
-    pub started_unix_ms: u64,
-}
-
-/// Where a kick stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coverage {
-    /// A run that covers it has ended.
-    Covered(Outcome),
-    /// No run that covers it has ended yet.
-    Pending,
-    /// One has, so long ago that its result is no longer kept.
-    Forgotten,
-    /// There was no such kick.
-    Unknown,
-}
-
-impl Rec {
-    /// Fills in what the leader knows; the holder of the lock calls this before it forks.
-    pub(crate) fn announce(&self, slot: usize, seq: u64, run: u64) {
-        self.state.store(0, SeqCst);
-        self.slot.store(slot as u64, SeqCst);
-        self.seq.store(seq, SeqCst);
-        self.run.store(run, SeqCst);
-        self.started_boot_ms.store(sys::boot_ms(), SeqCst);
-        self.started_unix_ms.store(sys::unix_ms(), SeqCst);
-    }
-
-    /// Writes the identity of the calling process; called between fork and exec, allocates nothing.
-    pub(crate) fn sign(&self) -> std::io::Result<()> {
-        let start = ident::own_start_ticks()?;
-        self.pid.store(u64::from(std::process::id()), SeqCst);
-        self.start.store(start, SeqCst);
-        self.state.store(1, SeqCst);
-        Ok(())
-    }
-
-    /// Forgets the child.
-    pub(crate) fn clear(&self) {
-        self.state.store(0, SeqCst);
-    }
-
-    /// Whether somebody asked for the end of the run that is announced.
-    pub(crate) fn stop_asked(&self) -> bool {
-        self.stop.load(SeqCst) == self.run.load(SeqCst)
-    }
-
-    /// Asks for the end of a run.
-    pub(crate) fn ask_stop(&self, run: u64) {
-        self.stop.store(run, SeqCst);
-    }
-
-    fn read(&self) -> Option<Running> {
-        if self.state.load(SeqCst) != 1 {
-            return None;
-        }
-        let running = Running {
-            pid: i32::try_from(self.pid.load(SeqCst)).ok()?,
-            start: self.start.load(SeqCst),
-            slot: usize::try_from(self.slot.load(SeqCst)).ok().filter(|slot| *slot < SLOTS)?,
-            seq: self.seq.load(SeqCst),
-            run: self.run.load(SeqCst),
-            started_boot_ms: self.started_boot_ms.load(SeqCst),
-            started_unix_ms: self.started_unix_ms.load(SeqCst),
-        };
-        (self.state.load(SeqCst) == 1 && self.run.load(SeqCst) == running.run).then_some(running)
-    }
-}
-
-impl Slot {
-    /// Returns the number of kicks, if the slot holds a job.
-    pub(crate) fn kicks(&self) -> Option<u64> {
-        let word = self.word.load(SeqCst);
-        (word & READY != 0).then_some(word & !READY)
-    }
-
-    pub(crate) fn done(&self) -> u64 {
-        self.done.load(SeqCst)
-    }
-
-    pub(crate) fn began(&self) -> u64 {
-        self.began.load(SeqCst)
-    }
-
-    pub(crate) fn key(&self) -> Key {
-        Key([self.key[0].load(SeqCst), self.key[1].load(SeqCst)])
-    }
-
-    pub(crate) fn failures(&self) -> u32 {
-        u32::try_from(self.failures.load(SeqCst)).unwrap_or(u32::MAX)
-    }
-
-    /// Returns when the job is to be run again after a failure.
-    pub(crate) fn retry_at(&self) -> Option<u64> {
-        Some(self.retry_at.load(SeqCst)).filter(|at| *at != 0)
-    }
-
-    /// Whether kicks wait that no finished run covers.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.kicks().is_some_and(|kicks| kicks > self.done())
-    }
-
-    /// Returns the time (ms since boot) before which the pending kicks do not want their run.
-    pub(crate) fn not_before(&self) -> u64 {
-        let (first, kicked) = (self.first_ms.load(SeqCst), self.kicked_ms.load(SeqCst));
-        let after = |from: u64, pause: &AtomicU64| match pause.load(SeqCst) {
-            0 => 0,
-            pause => from.saturating_add(pause),
-        };
-        after(kicked, &self.quiet_ms).min(after(first, &self.at_most_ms)).max(after(first, &self.splay_ms))
-    }
-
-    fn set_pace(&self, pace: Pace) {
-        self.quiet_ms.store(pace.quiet_ms, SeqCst);
-        self.at_most_ms.store(pace.at_most_ms, SeqCst);
-        self.splay_ms.store(pace.splay_ms, SeqCst);
-    }
-
-    /// Commits a kick for `key` and returns its number, unless the slot is another job's by now.
-    /// `first` is called before the commit when the kick is the first that no started run covers; its pace
-    /// holds for those that follow, until one comes that does not want to wait at all.
-    pub(crate) fn kick<E>(
-        &self,
-        key: Key,
-        pace: Pace,
-        mut first: impl FnMut() -> Result<(), E>,
-    ) -> Result<Option<u64>, E> {
-        loop {
-            let word = self.word.load(SeqCst);
-            if word & READY == 0 || self.key() != key {
-                return Ok(None);
-            }
-            let kicks = word & !READY;
-            let opens = kicks == self.done() || kicks == self.began();
-            if opens {
-                first()?;
-                let now = sys::boot_ms();
-                self.set_pace(pace);
-                self.first_ms.store(now, SeqCst);
-                self.kicked_ms.store(now, SeqCst);
-            }
-            if self.word.compare_exchange(word, word + 1, SeqCst, SeqCst).is_ok() {
-                let now = sys::boot_ms();
-                self.seen.store(1, SeqCst);
-                self.used_ms.store(now, SeqCst);
-                self.kicked_ms.store(now, SeqCst);
-                if !opens && pace == Pace::default() {
-                    self.set_pace(pace);
-                }
-                return Ok(Some(kicks + 1));
-            }
-        }
-    }
-
-    /// Turns a due retry into the run's own kick. Holder of the lock only.
-    pub(crate) fn kick_for_retry(&self) {
-        self.word.fetch_add(1, SeqCst);
-        self.retry_at.store(0, SeqCst);
-    }
-
-    /// Starts over with failures: somebody kicked. Holder of the lock only.
-    pub(crate) fn reset_failures(&self) {
-        self.failures.store(0, SeqCst);
-        self.retry_at.store(0, SeqCst);
-    }
-
-    /// Samples the kicks that a run starting now covers. Holder of the lock only.
-    pub(crate) fn begin(&self) -> u64 {
-        let kicks = self.kicks().unwrap_or(0);
-        self.began.store(kicks, SeqCst);
-        kicks
-    }
-
-    /// Publishes a result; joiners see it before the kicks count as covered. Holder of the lock only.
-    pub(crate) fn publish(&self, outcome: Outcome, retry_in: Option<Duration>) {
-        let results = self.results.load(SeqCst);
-        let entry = &self.ring[usize::try_from(results).unwrap_or(0) % RING];
-        // Whoever misses the old entry must already find the floor above it.
-        self.floor.fetch_max(entry.seq.load(SeqCst), SeqCst);
-        entry.seq.store(0, SeqCst);
-        entry.from.store(outcome.from, SeqCst);
-        entry.status.store(outcome.status.into(), SeqCst);
-        entry.run.store(outcome.run, SeqCst);
-        entry.started_unix_ms.store(outcome.started_unix_ms, SeqCst);
-        entry.duration_ms.store(outcome.duration_ms, SeqCst);
-        entry.seq.store(outcome.seq, SeqCst);
-        self.results.store(results.wrapping_add(1), SeqCst);
-        match retry_in {
-            Some(pause) => {
-                let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                self.failures.fetch_add(1, SeqCst);
-                self.retry_at.store(sys::boot_ms().saturating_add(pause).max(1), SeqCst);
-            }
-            None => self.reset_failures(),
-        }
-        self.used_ms.store(sys::boot_ms(), SeqCst);
-        self.done.store(outcome.seq, SeqCst);
-    }
-
-    /// Returns where the kick `seq` stands.
-    pub(crate) fn coverage(&self, seq: u64) -> Coverage {
-        if seq == 0 || self.kicks().is_none_or(|kicks| seq > kicks) {
-            return Coverage::Unknown;
-        }
-        // The floor is read last: an entry that was overwritten while we looked has raised it.
-        let covering = self.outcomes().into_iter().find(|outcome| outcome.seq >= seq);
-        let floor = self.floor.load(SeqCst);
-        match covering {
-            _ if seq <= floor => Coverage::Forgotten,
-            Some(outcome) => Coverage::Covered(outcome),
-            None => Coverage::Pending,
-        }
-    }
-
-    /// Returns the kept results, oldest first.
-    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
-        let mut outcomes: Vec<Outcome> = self.ring.iter().filter_map(Entry::read).collect();
-        outcomes.sort_by_key(|outcome| outcome.seq);
-        outcomes
-    }
-
-    fn is_idle(&self) -> bool {
-        self.kicks().is_none_or(|kicks| kicks == self.done() && self.retry_at().is_none())
-    }
-
-    /// Makes the slot hold a job. Under the table lock only.
-    fn claim(&self, key: Key) -> bool {
-        let word = self.word.load(SeqCst);
-        if word & READY != 0 && (word & !READY != self.done() || self.retry_at().is_some()) {
-            return false;
-        }
-        // One kick is skipped: a kicker that still believes in the old job fails to commit.
-        let next = (word & !READY) + 1;
-        if self.word.compare_exchange(word, next, SeqCst, SeqCst).is_err() {
-            return false;
-        }
-        self.key[0].store(key.0[0], SeqCst);
-        self.key[1].store(key.0[1], SeqCst);
-        for entry in &self.ring {
-            entry.seq.store(0, SeqCst);
-        }
-        self.results.store(0, SeqCst);
-        self.reset_failures();
-        self.seen.store(0, SeqCst);
-        self.set_pace(Pace::default());
-        self.floor.store(next, SeqCst);
-        self.began.store(next, SeqCst);
-        self.done.store(next, SeqCst);
-        self.used_ms.store(sys::boot_ms(), SeqCst);
-        self.word.store(next | READY, SeqCst);
-        true
-    }
-}
-
-impl Entry {
-    fn read(&self) -> Option<Outcome> {
-        let seq = self.seq.load(SeqCst);
-        let outcome = Outcome {
-            from: self.from.load(SeqCst),
-            seq,
-            status: u8::try_from(self.status.load(SeqCst)).ok()?,
-            run: self.run.load(SeqCst),
-            started_unix_ms: self.started_unix_ms.load(SeqCst),
-            duration_ms: self.duration_ms.load(SeqCst),
-        };
-        (seq != 0 && self.seq.load(SeqCst) == seq).then_some(outcome)
-    }
 }
 
 /// A mapped page.
@@ -563,7 +201,7 @@ impl Page {
                 Ok(job) if entry.file_name() == *job.key().to_string() => {
                     let Some(slot) = slots.next() else { return Ok(()) };
                     if slot.claim(job.key()) {
-                        slot.word.fetch_add(1, SeqCst);
+                        slot.recover();
                     }
                 }
                 Err(error) if !Job::is_damaged(&error) => return Err(error),
@@ -579,11 +217,7 @@ impl Page {
         let layout = self.layout();
         layout.rec.clear();
         for slot in &layout.slots {
-            slot.seen.store(0, SeqCst);
-            slot.set_pace(Pace::default());
-            if slot.retry_at().is_some() {
-                slot.retry_at.store(1, SeqCst);
-            }
+            slot.enter_boot();
         }
         layout.boot[0].store(boot[0], SeqCst);
         layout.boot[1].store(boot[1], SeqCst);
@@ -652,7 +286,7 @@ impl Page {
 
     /// Whether this boot has seen the job.
     pub(crate) fn has_seen(&self, key: Key) -> bool {
-        self.find(key).is_some_and(|index| self.slot(index).seen.load(SeqCst) != 0)
+        self.find(key).is_some_and(|index| self.slot(index).is_seen())
     }
 
     /// Returns the slot of the job, claiming one if it has none.
@@ -671,7 +305,7 @@ impl Page {
         let running = self.recorded().map(|running| running.slot);
         let mut free: Vec<usize> =
             (0..SLOTS).filter(|index| Some(*index) != running && self.slot(*index).is_idle()).collect();
-        free.sort_by_key(|index| self.slot(*index).used_ms.load(SeqCst));
+        free.sort_by_key(|index| self.slot(*index).used_ms());
         for index in free {
             let old = self.slot(index).kicks().map(|_| self.slot(index).key());
             if self.slot(index).claim(key) {
@@ -753,14 +387,14 @@ mod tests {
     use crate::dir::{QueueName, StateDir};
     use std::convert::Infallible;
 
-    fn queue() -> (tempfile::TempDir, Places) {
+    pub(super) fn queue() -> (tempfile::TempDir, Places) {
         let dir = tempfile::tempdir().expect("scratch directory");
         let places = StateDir::at(dir.path().to_owned()).queue(&QueueName::parse("q").expect("a name"));
         places.prepare().expect("ours");
         (dir, places)
     }
 
-    fn kick(page: &Page, places: &Places, key: Key) -> (usize, u64) {
+    pub(super) fn kick(page: &Page, places: &Places, key: Key) -> (usize, u64) {
         let index = page.find_or_claim(key, places).expect("a slot is free");
         let seq = page
             .slot(index)
@@ -770,85 +404,8 @@ mod tests {
         (index, seq)
     }
 
-    fn outcome(from: u64, seq: u64, status: u8) -> Outcome {
+    pub(super) fn outcome(from: u64, seq: u64, status: u8) -> Outcome {
         Outcome { from, seq, status, run: seq, started_unix_ms: 1, duration_ms: 2 }
-    }
-
-    #[test]
-    fn a_kick_is_pending_until_a_run_that_began_after_it_is_published() {
-        let (_dir, places) = queue();
-        let page = Page::open(&places).expect("made");
-        let (index, first) = kick(&page, &places, Key([1, 1]));
-        let slot = page.slot(index);
-        assert_eq!(slot.coverage(first), Coverage::Pending);
-        let began = slot.begin();
-        let (_, second) = kick(&page, &places, Key([1, 1]));
-        slot.publish(outcome(first, began, 3), None);
-        assert_eq!(slot.coverage(first), Coverage::Covered(outcome(first, began, 3)));
-        assert_eq!(slot.coverage(second), Coverage::Pending);
-        assert!(slot.is_pending());
-        assert_eq!(slot.coverage(second + 1), Coverage::Unknown);
-    }
-
-    #[test]
-    fn the_record_is_written_for_the_first_pending_kick_only() {
-        let (_dir, places) = queue();
-        let page = Page::open(&places).expect("made");
-        let key = Key([1, 1]);
-        let slot = page.slot(page.find_or_claim(key, &places).expect("free"));
-        let mut written = 0;
-        let mut kick = || {
-            slot.kick(key, Pace::default(), || {
-                written += 1;
-                Ok::<(), Infallible>(())
-            })
-        };
-        for _ in 0..3 {
-            kick().expect("infallible");
-        }
-        slot.begin();
-        for _ in 0..3 {
-            kick().expect("infallible");
-        }
-        assert_eq!(written, 2);
-    }
-
-    #[test]
-    fn kicks_are_gathered_until_it_is_quiet_but_not_for_ever() {
-        let (_dir, places) = queue();
-        let page = Page::open(&places).expect("made");
-        let key = Key([1, 1]);
-        let slot = page.slot(page.find_or_claim(key, &places).expect("free"));
-        let kick = |pace| slot.kick(key, pace, || Ok::<(), Infallible>(())).expect("infallible");
-        let pace = Pace { quiet_ms: 1_000, at_most_ms: 5_000, splay_ms: 0 };
-        let before = sys::boot_ms();
-        kick(pace);
-        assert!(slot.not_before() >= before + 1_000 && slot.not_before() <= sys::boot_ms() + 1_000);
-        slot.first_ms.store(before.saturating_sub(4_500), SeqCst);
-        kick(pace);
-        assert!(slot.not_before() <= before + 500, "the first kick has waited long enough");
-        slot.set_pace(Pace { splay_ms: 60_000, ..pace });
-        assert!(slot.not_before() > before + 50_000);
-        kick(Pace::default());
-        assert_eq!(slot.not_before(), 0, "who is in a hurry takes the others along");
-    }
-
-    #[test]
-    fn old_results_are_forgotten_and_said_to_be() {
-        let (_dir, places) = queue();
-        let page = Page::open(&places).expect("made");
-        let key = Key([1, 1]);
-        let mut first = 0;
-        for round in 0..=RING {
-            let (index, seq) = kick(&page, &places, key);
-            if round == 0 {
-                first = seq;
-            }
-            page.slot(index).publish(outcome(seq, page.slot(index).begin(), 0), None);
-        }
-        let slot = page.slot(page.find(key).expect("kept"));
-        assert_eq!(slot.coverage(first), Coverage::Forgotten);
-        assert!(matches!(slot.coverage(first + 1), Coverage::Covered(_)));
     }
 
     #[test]
