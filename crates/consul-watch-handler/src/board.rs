@@ -4,89 +4,25 @@
 //! what has settled ([`Board::due`]), and its thread ends when there is no more. An error changes nothing on
 //! the board but the trouble that is shown.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::Sender;
+mod common;
+mod members;
+mod trouble;
+
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use consul_client::Class;
-use serde_json::{Map, Value};
-use toolkit::exit::chain;
+use serde_json::Value;
 
 use crate::config::{Debounce, WatchSpec};
 use crate::payload::{self, Kind};
-use crate::replay::{Entry, Recorder};
+use crate::replay::Entry;
+
+pub(crate) use common::{Common, Message};
+use members::Members;
+use trouble::Troubles;
 
 /// How many events a watch holds that its command has not succeeded with; more than Consul keeps.
 const EVENTS: usize = 2048;
-
-/// What threads tell the main thread.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// Something is wrong; whatever it is, we go on.
-    Warn(String),
-    /// Something that was wrong is right again.
-    Recovered(String),
-    /// What was run and how it ended.
-    Ran(String),
-    /// What is going on.
-    Note(String),
-    /// A signal arrived.
-    Signal,
-}
-
-/// What all boards of this process share: whom they tell, and what is told once for all of them.
-#[derive(Debug)]
-pub(crate) struct Common {
-    say: Sender<Message>,
-    record: Mutex<Option<Recorder>>,
-    /// The parts of watches, by the watch's name and its own, that Consul does not answer.
-    silent: Mutex<BTreeSet<(String, String)>>,
-    /// By when each part of a watch that is at work has promised to be heard of again.
-    promises: Mutex<BTreeMap<(String, String), Instant>>,
-}
-
-impl Common {
-    pub(crate) fn new(say: Sender<Message>, record: Option<Recorder>) -> Common {
-        Common { say, record: Mutex::new(record), silent: Mutex::default(), promises: Mutex::default() }
-    }
-
-    pub(crate) fn tell(&self, message: Message) {
-        let _ = self.say.send(message);
-    }
-
-    /// Returns a part of a watch that has not been heard of when it should have been.
-    pub(crate) fn stuck(&self) -> Option<String> {
-        let now = Instant::now();
-        let promises = self.promises.lock().expect("no holder panics");
-        let ((watch, part), _) = promises.iter().find(|(_, by)| **by < now)?;
-        Some(if part.is_empty() { watch.clone() } else { format!("{watch} ({part})") })
-    }
-
-    /// Notes that Consul does not answer; whether that is news to the process.
-    fn silent(&self, watch: &str, part: &str) -> bool {
-        let mut silent = self.silent.lock().expect("no holder panics");
-        let first = silent.is_empty();
-        silent.insert((watch.to_owned(), part.to_owned()));
-        first
-    }
-
-    /// Notes that Consul answers again, or is no longer asked; whether it now answers everybody.
-    fn answered(&self, watch: &str, part: &str) -> bool {
-        let mut silent = self.silent.lock().expect("no holder panics");
-        silent.remove(&(watch.to_owned(), part.to_owned())) && silent.is_empty()
-    }
-
-    fn record(&self, entry: impl FnOnce() -> Entry) {
-        let mut record = self.record.lock().expect("no holder panics");
-        if let Some(recorder) = &*record
-            && let Err(error) = recorder.add(&entry())
-        {
-            *record = None;
-            self.tell(Message::Warn(format!("nothing more is recorded: {error}")));
-        }
-    }
-}
 
 /// What was seen last.
 #[derive(Debug, Clone)]
@@ -118,27 +54,6 @@ enum Stop {
     Now(i32),
 }
 
-/// What keeps a part of a watch from being known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// Consul does not answer, which concerns all watches alike.
-    Outage,
-    /// A matter of this watch: a right, or the answer itself.
-    Own(Class),
-}
-
-impl Trouble {
-    fn of(error: &consul_client::Error) -> Trouble {
-        use consul_client::Error as E;
-        match (error, error.class()) {
-            (E::Unreachable { .. } | E::Timeout { .. } | E::NoLeader { .. } | E::Status { .. }, Class::Unavailable) => {
-                Trouble::Outage
-            }
-            (_, class) => Trouble::Own(class),
-        }
-    }
-}
-
 /// What readers and the runner of one watch share.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -160,16 +75,9 @@ struct Inner {
     taken: Option<Instant>,
     first_change: Option<(Instant, SystemTime)>,
     last_change: Instant,
-    members: BTreeMap<String, Member>,
-    generation: u64,
-    troubles: BTreeMap<String, Trouble>,
+    members: Members,
+    troubles: Troubles,
     stop: Stop,
-}
-
-#[derive(Debug)]
-struct Member {
-    generation: u64,
-    value: Option<Value>,
 }
 
 impl Board {
@@ -186,9 +94,8 @@ impl Board {
                 taken: None,
                 first_change: None,
                 last_change: Instant::now(),
-                members: BTreeMap::new(),
-                generation: 0,
-                troubles: BTreeMap::new(),
+                members: Members::default(),
+                troubles: Troubles::default(),
                 stop: Stop::No,
             }),
             wake: Condvar::new(),
@@ -239,100 +146,52 @@ impl Board {
     /// Says which services carry the tag; returns those that need a reader, with the number it must show.
     pub(crate) fn set_services(&self, names: &[String], index: u64) -> Vec<(String, u64)> {
         let mut inner = self.lock();
-        inner.members.retain(|name, _| names.contains(name));
-        let stale = |part: &String| part.starts_with("service ") && !names.iter().any(|name| part[8..] == **name);
-        let gone: Vec<String> = inner.troubles.keys().filter(|part| stale(part)).cloned().collect();
-        for part in gone {
-            self.fine_locked(&mut inner, &part);
+        let stale = |part: &str| part.strip_prefix("service ").is_some_and(|name| !names.iter().any(|n| n == name));
+        for part in inner.troubles.parts(stale) {
+            inner.troubles.end(&self.common, &self.name, &part);
         }
-        let mut fresh = Vec::new();
-        for name in names {
-            if !inner.members.contains_key(name) {
-                inner.generation += 1;
-                let generation = inner.generation;
-                inner.members.insert(name.clone(), Member { generation, value: None });
-                fresh.push((name.clone(), generation));
-            }
-        }
+        let fresh = inner.members.set(names);
         self.compose(&mut inner, index);
         fresh
     }
 
     pub(crate) fn set_member(&self, name: &str, generation: u64, value: Value, index: u64) {
         let mut inner = self.lock();
-        match inner.members.get_mut(name) {
-            Some(member) if member.generation == generation => member.value = Some(value),
-            _ => return,
+        if inner.members.know(name, generation, value) {
+            self.compose(&mut inner, index);
         }
-        self.compose(&mut inner, index);
     }
 
     /// Posts the whole once every part of it is known.
     fn compose(&self, inner: &mut Inner, index: u64) {
-        let whole: Option<Map<String, Value>> =
-            inner.members.iter().map(|(name, member)| Some((name.clone(), member.value.clone()?))).collect();
-        if let Some(whole) = whole {
-            self.post_locked(inner, Value::Object(whole), index);
+        if let Some(whole) = inner.members.whole() {
+            self.post_locked(inner, whole, index);
         }
     }
 
     pub(crate) fn wants(&self, name: &str, generation: u64) -> bool {
         let inner = self.lock();
-        inner.stop == Stop::No && inner.members.get(name).is_some_and(|member| member.generation == generation)
+        inner.stop == Stop::No && inner.members.has(name, generation)
     }
 
     /// Says loudly that a part of the watch is in trouble, unless the same is known of another part or of this one.
     pub(crate) fn trouble(&self, part: &str, error: &consul_client::Error) {
-        let trouble = Trouble::of(error);
         let mut inner = self.lock();
-        if inner.stop != Stop::No {
-            return;
-        }
-        let before = inner.troubles.insert(part.to_owned(), trouble);
-        if before == Some(Trouble::Outage) && trouble != Trouble::Outage {
-            self.common.answered(&self.name, part);
-        }
-        let hint = error.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        // That Consul does not answer concerns all watches alike: it is said once for the process.
-        if trouble == Trouble::Outage {
-            if self.common.silent(&self.name, part) {
-                let text = format!("unknown, the last state stays for all watches: {}{hint}", chain(error));
-                self.common.tell(Message::Warn(text));
-            }
-            return;
-        }
-        let known =
-            inner.troubles.iter().any(|(other, known)| *known == trouble && (other != part || before == Some(trouble)));
-        if !known {
-            let text = format!("{}: unknown, the last state stays: {}{hint}", self.name, chain(error));
-            self.common.tell(Message::Warn(text));
+        if inner.stop == Stop::No {
+            inner.troubles.begin(&self.common, &self.name, part, error);
         }
     }
 
     /// Takes back the trouble of a part.
     pub(crate) fn fine(&self, part: &str) {
-        self.fine_locked(&mut self.lock(), part);
-    }
-
-    fn fine_locked(&self, inner: &mut Inner, part: &str) {
-        let others_are_silent_only = |inner: &Inner| inner.troubles.values().all(|trouble| *trouble == Trouble::Outage);
-        let told = match inner.troubles.remove(part) {
-            Some(Trouble::Outage) => self.common.answered(&self.name, part).then(|| "Consul answers again".to_owned()),
-            Some(_) => others_are_silent_only(inner).then(|| format!("{}: Consul answers again", self.name)),
-            None => None,
-        };
-        if let Some(text) = told {
-            self.common.tell(Message::Recovered(text));
-        }
+        self.lock().troubles.end(&self.common, &self.name, part);
     }
 
     /// Tells everybody at this board to stop; a signal number ends the command too.
     pub(crate) fn stop(&self, signal: Option<i32>) {
         let mut inner = self.lock();
         inner.stop = signal.map_or(Stop::Leave, Stop::Now);
-        for part in std::mem::take(&mut inner.troubles).into_keys() {
-            self.common.answered(&self.name, &part);
-        }
+        inner.troubles.drop_all(&self.common, &self.name);
         drop(inner);
         self.wake.notify_all();
     }
@@ -379,13 +238,12 @@ impl Board {
 
     /// Promises that a part of the watch is heard of again within a time.
     pub(crate) fn promise(&self, part: &str, within: Duration) {
-        let mut promises = self.common.promises.lock().expect("no holder panics");
-        promises.insert((self.name.clone(), part.to_owned()), Instant::now() + within);
+        self.common.promise(&self.name, part, within);
     }
 
     /// Takes the promise of a part back: it is at rest.
     pub(crate) fn at_rest(&self, part: &str) {
-        self.common.promises.lock().expect("no holder panics").remove(&(self.name.clone(), part.to_owned()));
+        self.common.at_rest(&self.name, part);
     }
 
     /// Whether there is something to do and nobody at work; if so, the caller has to start a runner.
@@ -557,17 +415,6 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_breaks_its_promise_is_named() {
-        let (board, _heard) = board(Subject::Nodes);
-        board.promise("", Duration::from_secs(60));
-        board.promise("service a", Duration::ZERO);
-        std::thread::sleep(Duration::from_millis(2));
-        assert_eq!(board.common().stuck().as_deref(), Some("w (service a)"));
-        board.at_rest("service a");
-        assert_eq!(board.common().stuck(), None);
-    }
-
-    #[test]
     fn events_pile_up_once_each() {
         let (board, _heard) = board(Subject::Event { name: None });
         let event = |id: &str| json!({"ID": id, "Name": "deploy"});
@@ -575,51 +422,5 @@ mod tests {
         board.post(json!([event("2"), event("3")]), 5);
         board.post(json!([]), 1);
         assert_eq!(seen(&board), json!([event("1"), event("2"), event("3")]));
-    }
-
-    #[test]
-    fn trouble_is_told_once_and_so_is_its_end() {
-        let (board, heard) = board(Subject::Nodes);
-        let denied = || consul_client::Error::Denied { what: "x".into(), detail: "y".into() };
-        for part in ["", "service a", ""] {
-            board.trouble(part, &denied());
-        }
-        board.fine("");
-        board.fine("service a");
-        board.fine("");
-        let told: Vec<Message> = heard.try_iter().collect();
-        assert!(matches!(told.as_slice(), [Message::Warn(_), Message::Recovered(_)]), "{told:?}");
-    }
-
-    #[test]
-    fn an_outage_is_told_once_for_all_watches() {
-        let (say, heard) = channel();
-        let common = Arc::new(Common::new(say, None));
-        let named = |name: &str| WatchSpec {
-            name: name.into(),
-            subject: Subject::Nodes,
-            fields: Vec::new(),
-            debounce: Debounce::default(),
-            timeout: Duration::from_secs(1),
-            run: vec!["true".into()],
-        };
-        let boards: Vec<Board> = ["a", "b", "c"].map(|name| Board::new(&named(name), Arc::clone(&common))).into();
-        let down = || consul_client::Error::NoLeader { address: "x".into(), request: "y".into(), detail: "z".into() };
-        for board in boards.iter().chain(&boards) {
-            board.trouble("", &down());
-        }
-        boards[2].stop(None);
-        boards[0].fine("");
-        // One of them may not see what it asks for: that is its own matter.
-        boards[1].trouble("", &consul_client::Error::Denied { what: "x".into(), detail: "y".into() });
-        boards[0].trouble("", &down());
-        boards[0].fine("");
-        boards[1].fine("");
-        let told: Vec<String> = heard.try_iter().map(|message| format!("{message:?}")).collect();
-        assert_eq!(told.len(), 5, "{told:#?}");
-        assert!(told[0].starts_with("Warn(\"unknown, the last state stays for all watches"), "{told:#?}");
-        assert!(told[1].starts_with("Warn(\"b: unknown"), "{told:#?}");
-        assert!(told[2].contains("for all watches") && told[3] == "Recovered(\"Consul answers again\")", "{told:#?}");
-        assert_eq!(told[4], "Recovered(\"b: Consul answers again\")");
     }
 }
