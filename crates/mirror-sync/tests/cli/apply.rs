@@ -1,47 +1,22 @@
 //! A node that follows a channel.
 
-use crate::apt::{Apt, usable};
+use crate::apt::usable;
 use crate::git;
+use crate::node::Node;
 use crate::rpm::{self, has_rpm, rpm};
-use crate::support::{Altered, Harm, Run, Server, Site, tree};
+use crate::support::{Altered, Harm, Site, tree};
 use crate::upstream::{self, Repo};
 
-struct Node {
-    site: Site,
-    server: Server,
-    first: String,
-    second: String,
-}
-
-impl Node {
-    /// A mirror with two snapshots, the first of them stable, and a node of it in the same directory.
-    fn new() -> Node {
-        let mut site = Site::new();
-        site.deb("st-a", "1.0", "");
-        let first = site.snapshot();
-        site.deb("st-a", "2.0", "");
-        let second = site.snapshot();
-        site.run(&["promote", &first, "--channel", "stable"]).is(0);
-        let server = site.serve();
-        let apt = Apt::new(&site.path("node"));
-        site.environment.push(("STACKTIRA_ROOT".into(), site.text("node")));
-        site.environment.push(("APT_CONFIG".into(), apt.config().to_string_lossy().into_owned()));
-        let node = Node { site, server, first, second };
-        node.configure("site.gpg");
-        node
-    }
-
-    fn configure(&self, keyring: &str) {
-        self.site.write_config_with(&format!(
-            "limits: {{retries: 0, stall: 5s}}\nnode: {{mirror: '{}', channel: stable, keyring: {}}}\n",
-            self.server.url(),
-            self.site.text(keyring),
-        ));
-    }
-
-    fn sources(&self) -> Option<String> {
-        std::fs::read_to_string(self.site.path("node/etc/apt/sources.list.d/stacktira.sources")).ok()
-    }
+/// A node with apt, and two snapshots, of which the first is stable.
+fn node() -> (Node, String, String) {
+    let site = Site::new();
+    site.deb("st-a", "1.0", "");
+    let first = site.snapshot();
+    site.deb("st-a", "2.0", "");
+    let second = site.snapshot();
+    let node = Node::with_apt(site);
+    node.promote(&first);
+    (node, first, second)
 }
 
 #[test]
@@ -49,20 +24,16 @@ fn a_node_follows_its_channel() {
     if !usable() {
         return;
     }
-    let node = Node::new();
+    let (node, first, second) = node();
     let printed = node.site.run(&["apply", "--print"]).is(0).out;
-    assert!(printed.contains(&node.first), "{printed}");
+    assert!(printed.contains(&first), "{printed}");
     assert_eq!(node.sources(), None);
-    node.site.run(&["apply"]).is(0);
+    node.apply_and_get("st-a", "1.0");
     assert_eq!(node.sources().as_deref(), Some(printed.as_str()));
-    let apt = Apt::new(&node.site.path("node"));
-    assert!(apt.run(&["install", "-s", "st-a"]).is(0).out.contains("st-a (1.0"));
-    node.site.run(&["promote", &node.second, "--channel", "stable"]).is(0);
-    node.site.run(&["apply"]).is(0);
-    assert!(apt.run(&["install", "-s", "st-a"]).is(0).out.contains("st-a (2.0"));
+    node.promote(&second);
+    node.apply_and_get("st-a", "2.0");
     node.site.run(&["rollback", "--channel", "stable"]).is(0);
-    node.site.run(&["apply"]).is(0);
-    assert!(apt.run(&["install", "-s", "st-a"]).is(0).out.contains("st-a (1.0"));
+    node.apply_and_get("st-a", "1.0");
 }
 
 #[test]
@@ -70,10 +41,10 @@ fn what_is_forged_or_away_leaves_the_old_sources() {
     if !usable() {
         return;
     }
-    let mut node = Node::new();
+    let (mut node, first, second) = node();
     node.site.run(&["apply"]).is(0);
     let before = node.sources();
-    node.site.run(&["promote", &node.second, "--channel", "stable"]).is(0);
+    node.promote(&second);
 
     node.site
         .run(&["keygen", "--out", &node.site.text("other.sec.asc"), "--public", &node.site.text("other.gpg")])
@@ -84,16 +55,16 @@ fn what_is_forged_or_away_leaves_the_old_sources() {
     node.configure("site.gpg");
 
     // The manifest of another snapshot under this one's name.
-    let manifest = node.site.published(&node.second).join("manifest.json");
+    let manifest = node.site.published(&second).join("manifest.json");
     let genuine = std::fs::read(&manifest).expect("there");
-    let other = std::fs::read(node.site.published(&node.first).join("manifest.json")).expect("there");
+    let other = std::fs::read(node.site.published(&first).join("manifest.json")).expect("there");
     std::fs::remove_file(&manifest).expect("ours");
     std::fs::write(&manifest, other).expect("writable");
     node.site.run(&["apply"]).is(1);
     std::fs::write(&manifest, genuine).expect("writable");
 
     // Everything is genuine but apt cannot fetch an index.
-    let indices = node.site.published(&node.second).join("deb/debian/dists/bookworm/main");
+    let indices = node.site.published(&second).join("deb/debian/dists/bookworm/main");
     std::fs::rename(&indices, node.site.path("aside")).expect("ours");
     node.site.run(&["apply"]).is(69);
     assert_eq!(node.sources(), before);
@@ -110,10 +81,9 @@ fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
         return;
     }
     for inline in [true, false] {
-        let mut node = Node::new();
-        let site = &node.site;
+        let (mut node, ..) = node();
         let published = {
-            let mut repo = Repo::new(site, "up");
+            let mut repo = Repo::new(&node.site, "up");
             repo.by_hash = true;
             repo.inline = inline;
             // It expires before the node gets to see it.
@@ -130,17 +100,15 @@ fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
         };
         upstream::configure(&mut node.site, &published.url(), "");
         let id = node.site.snapshot();
-        node.site.run(&["promote", &id, "--channel", "stable"]).is(0);
+        node.promote(&id);
         node.configure("site.gpg");
         std::thread::sleep(std::time::Duration::from_secs(5));
-        node.site.run(&["apply"]).is(0);
+        node.apply_and_get("st-up", "1.0");
+        assert_eq!(node.candidate("st-a"), "2.0");
         let sources = node.sources().expect("written");
         assert_eq!(sources.matches("-----BEGIN PGP PUBLIC KEY BLOCK-----").count(), 1, "{sources}");
         assert_eq!(sources.matches("Signed-By: ").count(), 1, "{sources}");
-        let apt = Apt::new(&node.site.path("node"));
-        assert!(apt.run(&["install", "-s", "st-up"]).is(0).out.contains("st-up (1.0"));
-        assert!(apt.run(&["install", "-s", "st-a"]).is(0).out.contains("st-a (2.0"));
-        apt.run(&["install", "-d", "-y", "st-up"]).is(0);
+        node.apt().run(&["install", "-d", "-y", "st-up"]).is(0);
 
         // An index that the upstream has signed as well, and the snapshot does not have.
         let name = if inline { "InRelease" } else { "Release.gpg" };
@@ -160,60 +128,6 @@ fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
     }
 }
 
-/// A node with dnf, in the directory `node` of a site.
-struct DnfNode {
-    site: Site,
-    server: Server,
-}
-
-impl DnfNode {
-    fn new(site: Site) -> DnfNode {
-        let server = site.serve();
-        let mut site = site;
-        let node = site.path("node");
-        std::fs::create_dir_all(node.join("etc/dnf")).expect("made");
-        std::fs::write(node.join("etc/dnf/dnf.conf"), "[main]\nplugins=0\nzchunk=0\nretries=1\ntimeout=10\n")
-            .expect("writable");
-        // Whatever else the node has stays as it is.
-        std::fs::create_dir_all(node.join("etc/yum.repos.d")).expect("made");
-        std::fs::write(
-            node.join("etc/yum.repos.d/other.repo"),
-            "[other]\nname=o\nbaseurl=http://127.0.0.1:1\nenabled=0\n",
-        )
-        .expect("writable");
-        site.environment.push(("STACKTIRA_ROOT".into(), site.text("node")));
-        DnfNode { site, server }
-    }
-
-    fn configure(&self, keyring: &str) {
-        self.site.write_config_with(&format!(
-            "limits: {{retries: 0, stall: 5s}}\nnode: {{mirror: '{}', channel: stable, keyring: {}, formats: [rpm]}}\n",
-            self.server.url(),
-            self.site.text(keyring),
-        ));
-    }
-
-    fn file(&self) -> Option<String> {
-        std::fs::read_to_string(self.site.path("node/etc/yum.repos.d/stacktira.repo")).ok()
-    }
-
-    /// dnf with the files of the node, without asking anybody for metadata.
-    fn dnf(&self, arguments: &[&str]) -> Run {
-        let root = format!("--installroot={}", self.site.text("node"));
-        let mut all = vec![root.as_str(), "--releasever=9", "-q", "-y", "-C"];
-        all.extend(arguments);
-        rpm::run("dnf", &all, &self.site.path("node"))
-    }
-
-    fn candidate(&self, name: &str) -> String {
-        self.dnf(&["repoquery", "--latest-limit=1", "--qf", "%{version}", name]).is(0).out.trim().to_owned()
-    }
-
-    fn keys(&self) -> usize {
-        std::fs::read_dir(self.site.path("node/etc/pki/rpm-gpg")).map_or(0, Iterator::count)
-    }
-}
-
 #[test]
 fn a_node_with_dnf_follows_its_channel_and_keeps_what_it_has_when_something_is_wrong() {
     if !has_rpm() {
@@ -224,25 +138,20 @@ fn a_node_with_dnf_follows_its_channel_and_keeps_what_it_has_when_something_is_w
     let first = site.snapshot();
     rpm(&site, "st-a", "2.0", "", "/usr/share/st-a/data");
     let second = site.snapshot();
-    site.run(&["promote", &first, "--channel", "stable"]).is(0);
-    let mut node = DnfNode::new(site);
-    // A key file for apt does as well.
-    node.configure("site.gpg");
+    // Its key file is one for apt, which does as well.
+    let mut node = Node::with_dnf(site);
+    node.promote(&first);
     let site = &node.site;
-    let promote = |id: &str| site.run(&["promote", id, "--channel", "stable"]).is(0);
     let printed = site.run(&["apply", "--print"]).is(0).out;
-    assert_eq!(node.file(), None);
-    site.run(&["apply"]).is(0);
-    assert_eq!(node.file().as_deref(), Some(printed.as_str()));
+    assert_eq!(node.sources(), None);
+    node.apply_and_get("st-a", "1.0");
+    assert_eq!(node.sources().as_deref(), Some(printed.as_str()));
     assert!(printed.contains(&format!("/snap/{first}/rpm/own\n")), "{printed}");
-    assert_eq!(node.candidate("st-a"), "1.0");
     assert!(site.run(&["-v", "apply"]).is(0).err.contains("is in place"));
-    promote(&second);
-    site.run(&["apply"]).is(0);
-    assert_eq!(node.candidate("st-a"), "2.0");
+    node.promote(&second);
+    node.apply_and_get("st-a", "2.0");
     site.run(&["rollback", "--channel", "stable"]).is(0);
-    site.run(&["apply"]).is(0);
-    assert_eq!(node.candidate("st-a"), "1.0");
+    node.apply_and_get("st-a", "1.0");
     assert_eq!(node.keys(), 1);
 
     let before = tree(&site.path("node/etc"));
@@ -250,7 +159,7 @@ fn a_node_with_dnf_follows_its_channel_and_keeps_what_it_has_when_something_is_w
     rpm(site, "st-a", "3.0", "", "/usr/share/st-a/data");
     node.configure("site.asc");
     let third = site.snapshot();
-    promote(&third);
+    node.promote(&third);
     let stays = |what: &str, code: i32| {
         let run = site.run(&["apply"]);
         assert_eq!(run.code, code, "{what}: {}", run.err);
@@ -273,9 +182,8 @@ fn a_node_with_dnf_follows_its_channel_and_keeps_what_it_has_when_something_is_w
         let _altered = Altered::new(own.join(name), harm);
         stays(part, 69);
     }
-    node.site.run(&["apply"]).is(0);
-    assert_eq!(node.candidate("st-a"), "3.0");
-    promote(&first);
+    node.apply_and_get("st-a", "3.0");
+    node.promote(&first);
     node.server.terminate();
     let before = tree(&node.site.path("node/etc"));
     node.site.run(&["apply"]).is(69);
@@ -302,20 +210,19 @@ fn dnf_gets_the_keys_of_an_upstream_that_is_mirrored_whole() {
     rpm(&site, "st-own", "1.0", "", "/usr/share/st-own/data");
     site.write_config();
     let id = site.snapshot();
-    site.run(&["promote", &id, "--channel", "stable"]).is(0);
-    let node = DnfNode::new(site);
-    node.configure("site.gpg");
+    let mut node = Node::with_dnf(site);
+    node.promote(&id);
     node.site.run(&["apply"]).is(0);
     assert_eq!(node.keys(), 2);
     assert_eq!((node.candidate("st-up"), node.candidate("st-own")), ("1.0".into(), "1.0".into()));
-    let file = node.file();
+    let sources = node.sources();
     {
         let _altered = Altered::new(node.site.published(&id).join("rpm/el/repodata/repomd.xml.asc"), Harm::Flipped);
         // What is in place is proven each time.
         let run = node.site.run(&["apply"]).is(1);
         assert!(run.err.contains("it is not what the manifest says"), "{}", run.err);
     }
-    assert_eq!(node.file(), file);
+    assert_eq!(node.sources(), sources);
     // Not every node uses every source.
     let config = std::fs::read_to_string(node.site.path("mirror.yaml")).expect("there");
     let of = |names: &str| config.replace("formats: [rpm]", &format!("formats: [rpm], sources: [{names}]"));
@@ -325,16 +232,12 @@ fn dnf_gets_the_keys_of_an_upstream_that_is_mirrored_whole() {
     let one = node.site.run(&["apply", "--print"]).is(0).out;
     assert!(one.contains("[stacktira-own]") && !one.contains("[stacktira-el]"), "{one}");
     // Only what the site makes itself: the other key goes.
-    let mut site = node.site;
-    site.extra = format!("- {{name: own, type: rpm, dir: {}}}\n", site.text("rpms"));
-    site.write_config();
-    let id = site.snapshot();
-    site.run(&["promote", &id, "--channel", "stable"]).is(0);
-    let node = DnfNode { site, server: node.server };
+    node.site.extra = format!("- {{name: own, type: rpm, dir: {}}}\n", node.site.text("rpms"));
     node.configure("site.gpg");
+    node.promote(&node.site.snapshot());
     node.site.run(&["apply"]).is(0);
     assert_eq!(node.keys(), 1);
-    assert!(node.site.path("node/etc/yum.repos.d/other.repo").is_file());
+    assert!(node.path("etc/yum.repos.d/other.repo").is_file());
 }
 
 #[test]
@@ -342,31 +245,19 @@ fn a_node_gets_the_refs_of_its_snapshot_and_not_what_the_mirror_has_by_now() {
     if !usable() {
         return;
     }
-    let (mut site, old) = git::site();
+    let (site, old) = git::site();
     site.deb("st-a", "1.0", "");
     let first = site.snapshot();
     let new = git::push(&site, "rewritten");
     let second = site.snapshot();
-    site.run(&["promote", &first, "--channel", "stable"]).is(0);
-    let server = site.serve();
-    let apt = Apt::new(&site.path("node"));
-    site.environment.push(("STACKTIRA_ROOT".into(), site.text("node")));
-    site.environment.push(("APT_CONFIG".into(), apt.config().to_string_lossy().into_owned()));
-    let with_git = std::mem::take(&mut site.extra);
-    let configure = |site: &Site, extra: &str| {
-        let node =
-            format!("node: {{mirror: '{}', channel: stable, keyring: {}}}\n", server.url(), site.text("site.gpg"));
-        site.write_config_with(&node);
-        let path = site.path("mirror.yaml");
-        let text = std::fs::read_to_string(&path).expect("there");
-        std::fs::write(path, text + extra).expect("writable");
-    };
-    configure(&site, &with_git);
-    let index = site.path("node/var/lib/stacktira/apply/refs.index");
+    let mut node = Node::with_apt(site);
+    node.promote(&first);
+    let index = node.path("var/lib/stacktira/apply/refs.index");
     let main = || {
         let index = cloner::refsindex::Index::parse(std::fs::read_to_string(&index).expect("there")).expect("whole");
         index.find(git::PATH).expect("valid").expect("there")
     };
+    let site = &node.site;
     site.run(&["apply", "--check"]).is(1);
     assert!(!index.exists());
     site.run(&["apply"]).is(0);
@@ -379,7 +270,7 @@ fn a_node_gets_the_refs_of_its_snapshot_and_not_what_the_mirror_has_by_now() {
     site.run(&["apply"]).is(0);
     assert_eq!(main().refs["refs/heads/main"].0, old);
     for (id, commit) in [(&second, &new), (&first, &old)] {
-        site.run(&["promote", id, "--channel", "stable"]).is(0);
+        node.promote(id);
         site.run(&["apply", "--check"]).is(1);
         site.run(&["apply"]).is(0);
         site.run(&["apply", "--check"]).is(0);
@@ -387,9 +278,9 @@ fn a_node_gets_the_refs_of_its_snapshot_and_not_what_the_mirror_has_by_now() {
     }
 
     // A snapshot without git has no refs to give.
-    configure(&site, "");
-    let third = site.snapshot();
-    site.run(&["promote", &third, "--channel", "stable"]).is(0);
-    site.run(&["apply"]).is(0);
+    node.site.extra.clear();
+    node.configure("site.gpg");
+    node.promote(&node.site.snapshot());
+    node.site.run(&["apply"]).is(0);
     assert!(!index.exists());
 }

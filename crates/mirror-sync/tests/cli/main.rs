@@ -11,6 +11,7 @@ mod flip;
 mod git;
 mod http;
 mod lifecycle;
+mod node;
 mod plan;
 mod rollout;
 mod rpm;
