@@ -78,7 +78,7 @@ puppet_lookup=(puppet lookup --confdir "$scratch/conf" --vardir "$scratch/var" -
 # Prints the microseconds that a command took, as they passed and on a processor; its answer has to be right.
 time_of() {
     local -n command=$1
-    "$repo/tests/bench/spawn.py" run "$scratch/answer" "${command[@]}" 2> "$scratch/err" || { cat "$scratch/err" >&2; return 1; }
+    "$repo/tests/bench/process.py" run "$scratch/answer" "${command[@]}" 2> "$scratch/err" || { cat "$scratch/err" >&2; return 1; }
     [ "$1" = floor ] || [ "$(< "$scratch/answer")" = 'value 100' ] || { echo "$1 answered '$(< "$scratch/answer")'" >&2; return 1; }
 }
 
@@ -146,7 +146,7 @@ for name in many leads; do
             name == "many" ? "lookup" : "lookup with a lookup", wall / 1000, least / 1000, used / 1000 }'
 done
 for _ in $(seq "$rounds"); do
-    "$repo/tests/bench/spawn.py" ask '{"id": 1, "op": "snapshot", "options": {"prefix": "hiera/common/"}}' "$tool" serve >> "$scratch/serve.us"
+    "$repo/tests/bench/process.py" ask '{"id": 1, "op": "snapshot", "options": {"prefix": "hiera/common/"}}' "$tool" serve >> "$scratch/serve.us"
 done
 sort -n "$scratch/serve.us" | awk '{ all[NR] = $1; used += $4; if ($2 > most) most = $2; if ($3 < 400000) exit 1 } END {
     printf "10,000 keys: coprocess               median %8.1f ms  min %8.1f ms  on a processor %.1f ms (mean)  most memory %.1f MiB\n",

@@ -58,15 +58,18 @@ second=$(mirror snapshot)
 mirror promote "$first" --channel stable
 used() { du -s --apparent-size --block-size=1 "$work/mirror" | cut -f 1; }
 before=$(used)
-python3 - "$bin/mirror-sync" "$work/mirror.yaml" "$second" <<'PYTHON'
-import statistics, subprocess, sys, time
-tool, config, second = sys.argv[1:]
+python3 -B - "$bin/mirror-sync" "$work/mirror.yaml" "$second" "$here/tests/bench" <<'PYTHON'
+import statistics, sys
+tool, config, second, bench = sys.argv[1:]
+sys.path.insert(0, bench)
+import process
 times = {"promote": [], "rollback": []}
 for _ in range(25):
     for command, words in (("promote", [second]), ("rollback", [])):
-        began = time.perf_counter()
-        subprocess.run([tool, "-q", "--config", config, command, *words, "--channel", "stable"], check=True)
-        times[command].append((time.perf_counter() - began) * 1000)
+        used = process.run([tool, "-q", "--config", config, command, *words, "--channel", "stable"])
+        if used.status:
+            sys.exit("%s ended with %d" % (command, used.status))
+        times[command].append(used.wall * 1000)
 for command, list in times.items():
     print("%-8s median %.1f ms, slowest of %d %.1f ms" % (command, statistics.median(list), len(list), max(list)))
 PYTHON

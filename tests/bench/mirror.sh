@@ -121,19 +121,7 @@ config many "- {name: many, url: '$url/many', $deb, select: {closure: [st-58999]
 config rpms "- {name: rpms, type: rpm, url: '$url/rpms', keyring: $work/up.gpg, select: {closure: [st-58999]}}"
 
 # measure LABEL COMMAND…: wall, user time and memory of one run, kept for the summary.
-cat >"$work/measure.py" <<'PY'
-import os, subprocess, sys, time
-label, log, command = sys.argv[1], sys.argv[2], sys.argv[3:]
-# Of the command and its children alone: this interpreter may have been started by a script with children of its own.
-start = time.monotonic()
-child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(log + ".err", "w"))
-_, status, usage = os.wait4(child.pid, 0)
-wall, code = time.monotonic() - start, os.waitstatus_to_exitcode(status)
-if code:
-    sys.exit("%s failed with %d: %s" % (label, code, open(log + ".err").read()[-500:]))
-open(log, "a").write("%s\t%f\t%f\t%f\n" % (label, wall, usage.ru_utime, usage.ru_maxrss / 1024))
-PY
-measure() { python3 "$work/measure.py" "$1" "$work/figures" "${@:2}"; }
+measure() { "$repo/tests/bench/process.py" note "$1" "$work/figures" "${@:2}"; }
 # unchanged LABEL COMMAND…: the same, and what it asked the upstream.
 unchanged() {
     : >"$work/access.log"

@@ -3,7 +3,7 @@
 #
 #   tests/bench/ts.sh [ROUNDS]        (default 200; TS names the binary, default target/release/ts, made by `make build`)
 #
-# Times are medians of interleaved rounds, so that a busy machine is busy for all of them alike; each process is started by
+# Times are medians of interleaved rounds, so that a busy machine is busy for all of them alike; process.py starts each by
 # posix_spawn and waited for. Each line: what, median and minimum in microseconds, the ratio to a static `true`. Then
 # the ratios that are promised, the size, and 1000 kicks during one run. Peers that are not installed are left out.
 set -euo pipefail
@@ -35,10 +35,12 @@ wait_for_go="until [ -e '$scratch/go' ]; do sleep 0.2; done"
 "$ts" -Q busy true >/dev/null
 [ -z "$tsp" ] || "$tsp" -n true >/dev/null
 
-python3 - "$rounds" "$scratch" "$ts" <<'END'
-import os, shutil, statistics, sys, time
+python3 -B - "$rounds" "$scratch" "$ts" "$here/tests/bench" <<'END'
+import os, shutil, statistics, sys
 
 rounds, scratch, ts = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.path.insert(0, sys.argv[4])
+import process
 true, flock, tsp = shutil.which('true'), shutil.which('flock'), shutil.which('tsp')
 commands = {
     'static true': [scratch + '/true'],
@@ -52,22 +54,17 @@ if flock:
 if tsp:
     commands['tsp -n true'] = [tsp, '-n', true]
     commands['tsp -f true'] = [tsp, '-f', true]
-null = os.open(os.devnull, os.O_RDWR)
-files = [(os.POSIX_SPAWN_DUP2, null, stream) for stream in (0, 1)]
 times = {name: [] for name in commands}
 for turn in range(rounds + 5):
     for name, command in commands.items():
-        began = time.perf_counter_ns()
-        child = os.posix_spawn(command[0], command, dict(os.environ), file_actions=files)
-        status = os.waitpid(child, 0)[1]
-        took = (time.perf_counter_ns() - began) / 1000
-        if status:
-            sys.exit(f'{name} ends with {os.waitstatus_to_exitcode(status)}')
+        used = process.run(command)
+        if used.status:
+            sys.exit(f'{name} ends with {used.status}')
         # The first rounds warm the caches.
         if turn >= 5:
-            times[name].append(took)
+            times[name].append(used.wall * 1e6)
     if tsp:
-        os.waitpid(os.posix_spawn(tsp, [tsp, '-C'], dict(os.environ)), 0)
+        process.run([tsp, '-C'])
 
 median = {name: statistics.median(values) for name, values in times.items()}
 print(f'{str(rounds) + " rounds":32} {"median us":>10} {"minimum us":>10} {"x static":>9}')
