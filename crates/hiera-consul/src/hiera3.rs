@@ -5,6 +5,9 @@
 //! plain variables, and an interpolation of its own. Its peculiarities are kept, because data that
 //! is read this way was written for them.
 
+mod interpolation;
+mod key;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,9 +22,10 @@ use crate::merge::{Deep, Strategy};
 use crate::psych;
 use crate::value::{Hash, Value};
 
-const DATADIR: &str = "/etc/puppet/environments/%{environment}/hieradata";
-const MOST_NESTED: usize = 150;
+use interpolation::Guard;
+use key::{dig, split};
 
+const DATADIR: &str = "/etc/puppet/environments/%{environment}/hieradata";
 /// How values of several sources become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
@@ -55,9 +59,6 @@ impl Resolution {
         }
     }
 }
-
-/// What is being interpolated, to find loops; shared by everything inside of one string.
-type Guard = Rc<RefCell<Vec<String>>>;
 
 /// Tells whether what was read of a file is of version 3 (or no hash at all, which Hiera 3 takes for defaults).
 pub(crate) fn says_version3(config: &Value) -> bool {
@@ -361,173 +362,6 @@ impl Hiera3 {
             other => other.clone(),
         })
     }
-
-    fn interpolate_config(&self, text: &str) -> Result<String, Error> {
-        let outer = self.config_guard.borrow().clone();
-        let guard = outer.clone().unwrap_or_default();
-        if outer.is_none() {
-            *self.config_guard.borrow_mut() = Some(Rc::clone(&guard));
-        }
-        let result = self.interpolate(text, Some(&guard));
-        if outer.is_none() {
-            *self.config_guard.borrow_mut() = None;
-        }
-        Ok(result.map_err(|e| e.in_file(&self.file))?.to_text())
-    }
-
-    fn interpolate(&self, text: &str, guard: Option<&Guard>) -> Result<Value, Error> {
-        let guard = guard.cloned().unwrap_or_default();
-        let mut out = String::new();
-        let mut rest = text;
-        while let Some((before, token, after)) = next_token(rest) {
-            out.push_str(before);
-            rest = after;
-            let (value, method) = self.token(token, &guard)?;
-            if method == Method::Alias && !matches!(value, Value::String(_)) {
-                if token.len() == text.len() {
-                    return Ok(value);
-                }
-                return Err(Error::data(format!("alias cannot stand inside of a string: {text}")));
-            }
-            out.push_str(&value.to_text());
-        }
-        out.push_str(rest);
-        Ok(Value::String(out))
-    }
-
-    /// Resolves one `%{…}`.
-    fn token(&self, token: &str, guard: &Guard) -> Result<(Value, Method), Error> {
-        let expression = &token[2..token.len() - 1];
-        if matches!(expression.trim(), "" | "::" | "\"\"" | "''" | "\"::\"" | "'::'") {
-            return Ok((Value::from(""), Method::Scope));
-        }
-        {
-            let mut seen = guard.borrow_mut();
-            if seen.iter().any(|other| other == expression) {
-                return Err(Error::data(format!("lookup recursion detected in [{}]", seen.join(", "))));
-            }
-            if seen.len() >= MOST_NESTED {
-                return Err(Error::data(format!("lookups are nested deeper than {MOST_NESTED}")));
-            }
-            seen.push(expression.to_owned());
-        }
-        let (method, key) = method_and_key(expression)?;
-        let value = match method {
-            Method::Scope => self.variable(key, token)?,
-            // Stays in the guard, as in Hiera 3: the same literal twice in a string counts as a loop.
-            Method::Literal => return Ok((Value::from(key), method)),
-            Method::Hiera | Method::Alias => self.lookup_guarded(key, Resolution::Priority, Some(guard))?,
-        };
-        let value = value.unwrap_or(Value::Null);
-        // Of a string that came out only the first token is resolved, and it becomes the whole.
-        let inner = match &value {
-            Value::String(text) => next_token(text).map(|(_, inner, _)| inner.to_owned()),
-            _ => None,
-        };
-        let value = match inner {
-            Some(inner) => self.token(&inner, guard)?.0,
-            None => value,
-        };
-        guard.borrow_mut().pop();
-        Ok((value, method))
-    }
-
-    fn variable(&self, key: &str, token: &str) -> Result<Option<Value>, Error> {
-        let segments =
-            split(key).ok_or_else(|| Error::data(format!("syntax error in interpolation expression: {token}")))?;
-        dig(&segments, Value::Hash(self.scope.clone()), key)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Method {
-    Scope,
-    Hiera,
-    Literal,
-    Alias,
-}
-
-fn method_and_key(expression: &str) -> Result<(Method, &str), Error> {
-    let call = expression.split_once('(').and_then(|(name, rest)| {
-        let argument = rest.strip_suffix(')')?;
-        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        (word && !argument.contains(')')).then_some((name, argument))
-    });
-    let Some((name, argument)) = call else { return Ok((Method::Scope, expression)) };
-    let method = match name {
-        "scope" => Method::Scope,
-        "hiera" => Method::Hiera,
-        "literal" => Method::Literal,
-        "alias" => Method::Alias,
-        other => return Err(Error::data(format!("invalid interpolation method '{other}'"))),
-    };
-    let key = ['"', '\''].iter().find_map(|quote| {
-        let key = argument.strip_prefix(*quote)?.strip_suffix(*quote)?;
-        (!key.is_empty() && !key.contains(*quote)).then_some(key)
-    });
-    match key {
-        Some(key) => Ok((method, key)),
-        None => Err(Error::data(format!("argument to interpolation method '{name}' must be quoted, got '{argument}'"))),
-    }
-}
-
-/// Returns what is before, the first `%{…}`, and what is after it.
-fn next_token(text: &str) -> Option<(&str, &str, &str)> {
-    let start = text.find("%{")?;
-    let end = start + text[start..].find('}')? + 1;
-    Some((&text[..start], &text[start..end], &text[end..]))
-}
-
-/// Splits a key at dots; quoted parts keep theirs.
-fn split(key: &str) -> Option<Vec<String>> {
-    let mut segments = Vec::new();
-    let mut rest = key;
-    loop {
-        let (segment, after) = match rest.chars().next()? {
-            quote @ ('"' | '\'') => {
-                let end = rest[1..].find(quote).filter(|end| *end > 0)?;
-                (&rest[1..=end], &rest[end + 2..])
-            }
-            _ => {
-                let end = rest.find(['\'', '"', '.']).unwrap_or(rest.len());
-                if end == 0 {
-                    return None;
-                }
-                rest.split_at(end)
-            }
-        };
-        segments.push(segment.to_owned());
-        if after.is_empty() {
-            return Some(segments);
-        }
-        rest = after.strip_prefix('.')?;
-    }
-}
-
-fn dig(segments: &[String], value: Value, key: &str) -> Result<Option<Value>, Error> {
-    let mut value = value;
-    for segment in segments {
-        let number = segment.bytes().all(|b| b.is_ascii_digit());
-        value = match (value, number) {
-            (Value::Null, _) => return Ok(None),
-            (Value::Array(mut list), true) => match segment.parse::<usize>().ok().filter(|at| *at < list.len()) {
-                Some(at) => list.swap_remove(at),
-                None => return Ok(None),
-            },
-            (Value::Hash(hash), false) => match hash.get_str(segment) {
-                Some(value) => value.clone(),
-                None => return Ok(None),
-            },
-            (other, _) => {
-                return Err(Error::data(format!(
-                    "type mismatch: got {} where {} was expected to access '{segment}' of key '{key}'",
-                    other.type_name(),
-                    if number { "an Array" } else { "a Hash" }
-                )));
-            }
-        };
-    }
-    Ok(Some(value))
 }
 
 fn mismatch(key: &str, expected: &str, value: &Value) -> Error {

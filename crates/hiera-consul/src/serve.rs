@@ -21,28 +21,31 @@
 //!
 //! It ends when its input ends. A line longer than a megabyte is refused without being kept.
 
+mod answer;
+mod request;
+mod wait;
+
 use std::cell::RefCell;
 use std::io::{BufRead, Read};
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use consul_client::{Class, Instances, Query, ServiceEntry};
+use consul_client::Instances;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value as Json, json};
-use toolkit::exit::{self, Failure};
-use toolkit::{Io, backoff::Backoff};
+use toolkit::Io;
+use toolkit::exit;
 
-use crate::consul::{Access, Level, Levels, Need, Reader, Values};
-use crate::consul3::{Consul3, Stored};
+use crate::consul::{Access, Level, Levels, Need, Reader};
+use crate::consul3::Consul3;
 use crate::error::Error;
-use crate::value::{Hash, Value, push_json_string};
+use crate::value::Hash;
+
+use answer::{Fields, found_answer, instance, refusal, snapshot, stored, to_json};
+use request::Request;
+use wait::Target;
 
 const LONGEST_LINE: u64 = 1 << 20;
-/// One blocking query. Between two of them it is noticed that the caller has gone.
-const ONE_WAIT: Duration = Duration::from_secs(5);
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
-
 /// Answers the requests on standard input until it ends.
 ///
 /// # Errors
@@ -109,29 +112,6 @@ fn skip_line(input: &mut impl BufRead) -> Result<(), Error> {
     }
 }
 
-fn refusal(id: &Json, error: &Error) -> Json {
-    let mut body = json!({"code": error.exit_code(), "message": exit::chain(error)});
-    if let Some(hint) = error.hint() {
-        body["hint"] = Json::String(hint);
-    }
-    json!({"id": id, "error": body})
-}
-
-fn to_json(value: &Value) -> Result<Json, Error> {
-    value.to_json().and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(no_json)
-}
-
-fn no_json() -> Error {
-    Error::data("the value holds a number that JSON cannot express")
-}
-
-/// The fields of an answer.
-enum Fields {
-    Made(Map<String, Json>),
-    /// A line of JSON, as far as its last field; for answers with many values.
-    Written(String),
-}
-
 struct Server<'a> {
     access: Rc<Access>,
     /// Tells whether nobody will send or read any more.
@@ -140,90 +120,6 @@ struct Server<'a> {
     last: RefCell<Option<(String, Rc<Levels>)>>,
     /// The last run of version 3 and its settings.
     version3: RefCell<Option<(String, Hash, Rc<Consul3>)>>,
-}
-
-/// A request, its fields taken one by one so that an unknown one is noticed.
-struct Request {
-    fields: Map<String, Json>,
-}
-
-impl Request {
-    fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
-        match self.fields.remove(name) {
-            None | Some(Json::Null) => Ok(None),
-            Some(Json::String(text)) if !text.is_empty() => Ok(Some(text)),
-            Some(_) => Err(Error::data(format!("field '{name}' must be a string that is not empty"))),
-        }
-    }
-
-    fn required(&mut self, name: &str) -> Result<String, Error> {
-        self.text(name)?.ok_or_else(|| Error::data(format!("field '{name}' is missing")))
-    }
-
-    fn flag(&mut self, name: &str, missing: bool) -> Result<bool, Error> {
-        match self.fields.remove(name) {
-            None | Some(Json::Null) => Ok(missing),
-            Some(Json::Bool(on)) => Ok(on),
-            Some(_) => Err(Error::data(format!("field '{name}' must be true or false"))),
-        }
-    }
-
-    /// The timeout: seconds, or a text such as `2m`.
-    fn timeout(&mut self) -> Result<Duration, Error> {
-        let bad = || Error::data("field 'timeout' must be seconds or a text such as \"2m\", at most a day");
-        let timeout = match self.fields.remove("timeout") {
-            Some(Json::Number(n)) => n.as_f64().and_then(|n| Duration::try_from_secs_f64(n).ok()).ok_or_else(bad)?,
-            Some(Json::String(text)) => toolkit::duration::parse(&text).map_err(|_| bad())?,
-            _ => return Err(bad()),
-        };
-        if timeout > LONGEST_WAIT { Err(bad()) } else { Ok(timeout) }
-    }
-
-    /// The options of a level.
-    fn options(&mut self) -> Result<Hash, Error> {
-        self.hash("options")
-    }
-
-    fn hash(&mut self, name: &str) -> Result<Hash, Error> {
-        match self.fields.remove(name).map(Value::from_json) {
-            None | Some(Value::Null) => Ok(Hash::new()),
-            Some(Value::Hash(hash)) => Ok(hash),
-            Some(_) => Err(Error::data(format!("field '{name}' must be an object"))),
-        }
-    }
-
-    fn texts(&mut self, name: &str) -> Result<Vec<String>, Error> {
-        let bad = || Error::data(format!("field '{name}' must be a list of strings"));
-        match self.fields.remove(name) {
-            Some(Json::Array(list)) => {
-                list.into_iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(bad)).collect()
-            }
-            _ => Err(bad()),
-        }
-    }
-
-    /// The options of levels that will be asked too. They are a hint: what is wrong with one is said when
-    /// it is asked.
-    fn with(&mut self) -> Result<Vec<Level>, Error> {
-        match self.fields.remove("with") {
-            None | Some(Json::Null) => Ok(Vec::new()),
-            Some(Json::Array(list)) => Ok(list
-                .into_iter()
-                .filter_map(|options| match Value::from_json(options) {
-                    Value::Hash(options) => Level::from_options(&options).ok(),
-                    _ => None,
-                })
-                .collect()),
-            Some(_) => Err(Error::data("field 'with' must be a list")),
-        }
-    }
-
-    fn done(&self) -> Result<(), Error> {
-        match self.fields.keys().next() {
-            None => Ok(()),
-            Some(name) => Err(Error::data(format!("field '{name}' is not known to this request"))),
-        }
-    }
 }
 
 impl Server<'_> {
@@ -383,171 +279,4 @@ impl Server<'_> {
         }
         Ok(found)
     }
-
-    /// Waits until the target is there; `None` when the time is over.
-    fn wait(&self, level: &Level, target: &Target, timeout: Duration) -> Result<Option<Json>, Error> {
-        let reader = self.reader(level)?;
-        let failed = |error| reader.failed(format!("cannot wait for {target}"), error);
-        let deadline = Instant::now() + timeout;
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut index = 0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let query =
-                Query::blocking(index, left.min(ONE_WAIT).max(Duration::from_millis(1))).consistency(level.consistency);
-            let asked = Instant::now();
-            let answer = match target {
-                Target::Key(key) => reader.client().kv().get(key, &query).map(|answer| {
-                    answer.map(|pair| pair.map(|p| Json::String(String::from_utf8_lossy(&p.value).into_owned())))
-                }),
-                Target::Service(name, passing) => {
-                    let which = Instances { passing: *passing, tags: Vec::new() };
-                    // An empty list is worth waiting on only when it is no refusal.
-                    reader
-                        .read(|client| client.health().service(name, &which, &query))
-                        .and_then(|answer| reader.may_see(name).map(|()| answer))
-                        .map(|answer| {
-                            answer.map(|entries| (!entries.is_empty()).then(|| entries.iter().map(instance).collect()))
-                        })
-                }
-            };
-            let failure = match answer {
-                Ok(answer) => {
-                    if answer.value.is_some() {
-                        return Ok(answer.value);
-                    }
-                    let next = consul_client::next_index(index, answer.meta.index);
-                    // An answer that came at once and brought nothing must not make a hot loop.
-                    let idle = index == 0 || asked.elapsed() > Duration::from_millis(100);
-                    index = next;
-                    if idle {
-                        backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-                        None
-                    } else {
-                        Some(None)
-                    }
-                }
-                // Consul may be away for a while; that is part of what is waited for.
-                Err(error) if error.class() == Class::Unavailable => {
-                    index = 0;
-                    Some(Some(error))
-                }
-                Err(error) => return Err(failed(error)),
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (self.gone)() {
-                return match failure.flatten() {
-                    Some(error) => Err(failed(error)),
-                    None => Ok(None),
-                };
-            }
-            if failure.is_some() {
-                std::thread::sleep(backoff.next_delay().min(left));
-            }
-        }
-    }
-}
-
-/// Begins a member of a JSON object that has others before it, unless it is the first.
-fn member(out: &mut String, name: &str) {
-    if !out.ends_with('{') {
-        out.push(',');
-    }
-    push_json_string(out, name);
-    out.push(':');
-}
-
-/// What is stored at the paths of version 3: text, as the original reads it.
-fn stored(paths: Option<&[Stored]>) -> String {
-    let Some(paths) = paths else { return "{\"paths\":null".to_owned() };
-    let mut out = String::from("{\"paths\":[");
-    for (at, stored) in paths.iter().enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        match stored {
-            Stored::Nothing => out.push_str("{}"),
-            Stored::Asked(true) => out.push_str("{\"computed\":true}"),
-            Stored::Asked(false) => out.push_str("{\"ask\":true}"),
-            Stored::Values(snapshot) => {
-                let mut ask = Vec::new();
-                out.push_str("{\"values\":{");
-                for (key, bytes) in snapshot.iter() {
-                    match std::str::from_utf8(bytes) {
-                        Ok(text) => {
-                            member(&mut out, key);
-                            push_json_string(&mut out, text);
-                        }
-                        Err(_) => ask.push(key),
-                    }
-                }
-                out.push_str(&format!("}},\"ask\":{}}}", json!(ask)));
-            }
-        }
-    }
-    out.push(']');
-    out
-}
-
-/// Reads a level, with all that is announced, and types its values.
-fn snapshot(levels: &Levels, level: &Level) -> Result<String, Error> {
-    let snapshot = levels.snapshot(level)?;
-    let mut errors = Map::new();
-    let mut out = String::from("{\"values\":{");
-    Values::default().each(level, &snapshot, |key, name, value| {
-        let before = out.len();
-        let written = value.and_then(|value| {
-            if value.is_encrypted() {
-                return Err(Error::Encrypted(format!("Consul key {}", name())));
-            }
-            member(&mut out, key);
-            value.write_json(&mut out).ok_or_else(no_json)
-        });
-        if let Err(error) = written {
-            out.truncate(before);
-            errors.insert(key.to_owned(), Json::String(exit::chain(&error)));
-        }
-    })?;
-    let origin = snapshot.origin();
-    out.push_str(&format!("}},\"errors\":{},\"index\":{}", Json::Object(errors), origin.index));
-    if let Some(age) = origin.kept {
-        out.push_str(&format!(",\"age\":{}", age.as_secs()));
-    }
-    let warnings = levels.take_notices();
-    if !warnings.is_empty() {
-        out.push_str(&format!(",\"warnings\":{}", json!(warnings)));
-    }
-    Ok(out)
-}
-
-enum Target {
-    Key(String),
-    Service(String, bool),
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Target::Key(key) => write!(f, "key {key}"),
-            Target::Service(name, _) => write!(f, "service {name}"),
-        }
-    }
-}
-
-fn found_answer(value: Option<Json>) -> Json {
-    match value {
-        Some(value) => json!({"found": true, "value": value}),
-        None => json!({"found": false}),
-    }
-}
-
-fn instance(entry: &ServiceEntry) -> Json {
-    json!({
-        "id": entry.service.id,
-        "node": entry.node.node,
-        "address": entry.effective_address(),
-        "port": entry.service.port,
-        "tags": entry.service.tags,
-        "meta": entry.service.meta,
-    })
 }
