@@ -4,7 +4,7 @@
 #   tests/bench/ts.sh [ROUNDS]        (default 200; TS names the binary, default target/release/ts, made by `make build`)
 #
 # Times are medians of interleaved rounds, so that a busy machine is busy for all of them alike; process.py starts each by
-# posix_spawn and waited for. Each line: what, median and minimum in microseconds, the ratio to a static `true`. Then
+# posix_spawn and waits for it. Each line: what, median and minimum in microseconds, the ratio to a static `true`. Then
 # the ratios that are promised, the size, and 1000 kicks during one run. Peers that are not installed are left out.
 set -euo pipefail
 LC_ALL=C
