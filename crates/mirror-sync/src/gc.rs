@@ -59,7 +59,10 @@ pub(crate) fn run(config: &Config, io: &mut Io) -> Result<()> {
     for source in &config.sources {
         match State::load(&store, source)? {
             Some(State::Deb(state)) => blobs.extend(state.packages.into_iter().map(|found| found.sha256)),
-            Some(State::Rpm(state)) => blobs.extend(state.packages.into_iter().map(|found| found.sha256)),
+            Some(State::Rpm(state)) => {
+                blobs.insert(state.elements);
+                blobs.extend(state.packages.into_iter().map(|found| found.sha256));
+            }
             Some(State::Part(state)) => state.mark(&store, &mut blobs)?,
             Some(State::Git(state)) => repos.extend(state.repos.into_iter().map(|repo| repo.path)),
             None => {}

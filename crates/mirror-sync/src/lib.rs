@@ -45,6 +45,7 @@ mod packing;
 mod parallel;
 #[doc(hidden)]
 pub mod parsers;
+mod pieces;
 mod publish;
 mod report;
 mod repository;

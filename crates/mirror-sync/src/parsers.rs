@@ -85,8 +85,8 @@ pub fn package(input: &[u8]) {
     }
     if let Ok(header) = rpm::header::read(Cursor::new(input)) {
         let digest = crate::digest::Digest::of(input);
-        if let Ok(described) = rpm::metadata::describe(&header, input.len() as u64, &digest) {
-            let package = rpm::package::Package::parse(described.primary.as_bytes());
+        if let Ok(described) = rpm::describe::describe(&header, input.len() as u64, &digest) {
+            let package = rpm::package::Package::parse(described.elements[0].as_bytes());
             assert_eq!(package.expect("what is written can be read").path, described.path);
         }
     }

@@ -112,7 +112,9 @@ fn collect(store: &Store, config: &Config, io: &mut Io) -> Result<Manifest> {
                 if let Some(lost) = state.packages.iter().find(|found| !store.has_blob(&found.sha256, found.size)) {
                     return Err(not_synced(&format!("the content of {} is not in the store", lost.file)));
                 }
-                sources.push(Source::Rpm(rpm::metadata::build(store, rpm, &state.packages)?));
+                let part = rpm::metadata::build(store, rpm, &state);
+                let part = part.map_err(|error| State::lost(store, source.name(), error))?;
+                sources.push(Source::Rpm(part));
             }
             (State::Part(state), _) => sources.push(state.part(store)?),
             (State::Git(state), config::Source::Git(git)) => {

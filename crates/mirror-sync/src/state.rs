@@ -12,7 +12,6 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::git::published::AllForms;
 use crate::manifest::{self, Published, Repo};
-use crate::rpm::metadata::Described;
 use crate::store::{Stamp, Store};
 
 /// State of one source.
@@ -69,9 +68,10 @@ pub(crate) struct Head {
 
 impl PartState {
     fn read(&self, store: &Store) -> Result<manifest::Source> {
-        let path = store.blob(&self.part);
-        let bytes = crate::files::read_bounded(&path, 512 << 20).map_err(Error::read(&path))?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::Damaged { path, message: error.to_string() })
+        let bytes = store.get(&self.part)?;
+        let damaged =
+            |error: serde_json::Error| Error::Damaged { path: store.blob(&self.part), message: error.to_string() };
+        serde_json::from_slice(&bytes).map_err(damaged)
     }
 
     /// Reads the part of the manifest, everything of which is in the store.
@@ -81,8 +81,7 @@ impl PartState {
     pub(crate) fn part(&self, store: &Store) -> Result<manifest::Source> {
         let part = self.read(store)?;
         if let Some((path, ..)) = part.files().find(|(_, size, sha256)| !store.has_blob(sha256, *size)) {
-            // Without its state the next sync looks for every blob again.
-            crate::files::remove(&store.path(State::path(part.name())))?;
+            State::forget(store, part.name())?;
             let why = format!("the content of {path} is not in the store");
             return Err(Error::NotSynced { name: part.name().to_owned(), why });
         }
@@ -150,6 +149,8 @@ pub(crate) struct RpmState {
     pub(crate) dir: String,
     /// Packages by file name.
     pub(crate) packages: Vec<FoundRpm>,
+    /// Blob that holds their elements.
+    pub(crate) elements: Digest,
 }
 
 /// One RPM package file.
@@ -164,8 +165,20 @@ pub(crate) struct FoundRpm {
     pub(crate) size: u64,
     /// Content.
     pub(crate) sha256: Digest,
-    /// What its header says.
-    pub(crate) described: Described,
+    /// Name.
+    pub(crate) name: String,
+    /// Version as people write it.
+    pub(crate) version: String,
+    /// Architecture.
+    pub(crate) arch: String,
+    /// When it was built.
+    pub(crate) built: u64,
+    /// Path in a repository.
+    pub(crate) path: String,
+    /// Lengths of its elements.
+    pub(crate) lengths: [u32; 3],
+    /// CRC-32 of its elements.
+    pub(crate) crc: u32,
 }
 
 /// Repositories found by a manifest.
@@ -209,6 +222,24 @@ impl State {
     /// Returns the file's path below the mirror.
     pub(crate) fn path(name: &str) -> String {
         format!("sources/{name}.json")
+    }
+
+    /// Forgets a source's state: the next sync reads everything again, and looks for every blob.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn forget(store: &Store, name: &str) -> Result<()> {
+        crate::files::remove(&store.path(Self::path(name)))
+    }
+
+    /// Removes what is damaged of a source's state, and the state, so that the next sync makes both again; returns what to
+    /// tell. Other errors are returned as they are.
+    pub(crate) fn lost(store: &Store, name: &str, error: Error) -> Error {
+        let Error::Damaged { path, message } = error else { return error };
+        if let Err(error) = crate::files::remove(&path).and_then(|()| Self::forget(store, name)) {
+            return error;
+        }
+        Error::NotSynced { name: name.to_owned(), why: format!("{}: {message}", path.display()) }
     }
 
     /// Reads a source's state; `None` if there is none, or one of another version or configuration.
@@ -272,7 +303,7 @@ mod tests {
         };
         let states = [
             State::Deb(DebState { v: 1, dir: "/d,e".into(), packages: Vec::new() }),
-            State::Rpm(RpmState { v: 1, dir: "/r".into(), packages: Vec::new() }),
+            State::Rpm(RpmState { v: 1, dir: "/r".into(), packages: Vec::new(), elements: digest.clone() }),
             State::Git(GitState {
                 v: 1,
                 manifest: "m".into(),

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/cas/sha256/ab/<64 hex>   blobs, mode 0444, never changed
 //! ROOT/sources/NAME.json        what the last complete sync of a source found
+//! ROOT/pieces/NAME.json         what the last indices of a source were packed of
 //! ROOT/outcomes/NAME.json       how the last sync of a source went
 //! ROOT/snapshots/ID/info.json   when and by which key a snapshot was made (not part of its identity)
 //! ROOT/channels/NAME.json       what a channel pointed at before
@@ -29,8 +30,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Largest JSON file of the mirror that is read.
-const MAX_JSON: u64 = 512 << 20;
+/// Largest file of the mirror that is read as a whole.
+const MAX_READ: u64 = 512 << 20;
 
 /// A mirror's directory.
 #[derive(Debug, Clone)]
@@ -80,6 +81,7 @@ impl Store {
         for part in [
             "cas/sha256",
             "sources",
+            "pieces",
             "outcomes",
             "snapshots",
             "channels",
@@ -101,7 +103,7 @@ impl Store {
         for name in files::names_in(&self.root.join("tmp"))? {
             files::remove(&self.root.join("tmp").join(name))?;
         }
-        for part in ["sources", "outcomes", "channels", "pub", "pub/channel"] {
+        for part in ["sources", "pieces", "outcomes", "channels", "pub", "pub/channel"] {
             let directory = self.root.join(part);
             toolkit::atomic::sweep(&directory).map_err(Error::write(&directory))?;
         }
@@ -139,10 +141,24 @@ impl Store {
         let digest = Digest::of(bytes);
         if !self.has_blob(&digest, bytes.len() as u64) {
             let mut staged = self.stage()?;
-            staged.write(bytes)?;
-            staged.store(self)?;
+            staged.file.write_all(bytes).map_err(Error::write(&staged.path))?;
+            staged.name(self, &digest)?;
         }
         Ok(digest)
+    }
+
+    /// Reads a blob whole.
+    ///
+    /// # Errors
+    /// [`Error::Read`]; [`Error::Damaged`] when it is not what its name says.
+    pub(crate) fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob(digest);
+        let bytes = files::read_bounded(&path, MAX_READ).map_err(Error::read(&path))?;
+        if Digest::of(&bytes) == *digest {
+            Ok(bytes)
+        } else {
+            Err(Error::Damaged { path, message: "its content is not what its name says".into() })
+        }
     }
 
     /// Starts a blob of unknown content.
@@ -173,7 +189,7 @@ impl Store {
         parse: impl FnOnce(Vec<u8>) -> serde_json::Result<T>,
     ) -> Result<Option<T>> {
         let path = self.root.join(relative);
-        let bytes = match files::read_bounded(&path, MAX_JSON) {
+        let bytes = match files::read_bounded(&path, MAX_READ) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(Error::read(&path))?,
         };
@@ -275,17 +291,20 @@ impl Staged {
     /// [`Error::Write`].
     pub(crate) fn store(mut self, store: &Store) -> Result<Digest> {
         let digest = Digest::finish(std::mem::take(&mut self.hasher));
-        let target = store.blob(&digest);
-        if store.has_blob(&digest, self.size) {
-            return Ok(digest);
+        if !store.has_blob(&digest, self.size) {
+            self.name(store, &digest)?;
         }
+        Ok(digest)
+    }
+
+    fn name(self, store: &Store, digest: &Digest) -> Result<()> {
+        let target = store.blob(digest);
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::write(&self.path))?;
         self.file.sync_all().map_err(Error::write(&self.path))?;
         let parent = target.parent().expect("a blob has a directory");
         files::make_dir(parent)?;
         fs::rename(&self.path, &target).map_err(Error::write(&target))?;
-        toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))?;
-        Ok(digest)
+        toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))
     }
 }
 

@@ -1,266 +1,25 @@
-//! Writing rpm-md: the elements of one package, and a repository out of many.
+//! Writing rpm-md: a repository out of the elements of its packages.
 //!
 //! The bytes follow from the packages alone: lists are sorted, compressed files hold no time, and times are
 //! those of the builds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
-use super::header::{Header, Rpm};
-use super::version::Evr;
+use super::elements::Elements;
 use super::xml::escape;
 use crate::config::RpmSource;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Package, Published};
-use crate::state::FoundRpm;
+use crate::pieces::{Last, Pieces, Writer};
+use crate::state::{FoundRpm, RpmState};
 use crate::store::Store;
-
-/// What is known of a package file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Described {
-    /// Name.
-    pub(crate) name: String,
-    /// Version as people write it.
-    pub(crate) version: String,
-    /// Architecture.
-    pub(crate) arch: String,
-    /// When it was built.
-    pub(crate) built: u64,
-    /// Path in a repository.
-    pub(crate) path: String,
-    /// Its element of `primary`.
-    pub(crate) primary: String,
-    /// Its element of `filelists`.
-    pub(crate) filelists: String,
-    /// Its element of `other`.
-    pub(crate) other: String,
-}
-
-const BASENAMES: u32 = 1117;
-/// Newest entries of the change log that are published, as createrepo does.
-const CHANGES: usize = 10;
-
-/// Describes a package.
-///
-/// # Errors
-/// What its header lacks.
-pub(crate) fn describe(rpm: &Rpm, size: u64, sha256: &Digest) -> std::result::Result<Described, String> {
-    let header = &rpm.header;
-    let word = |tag, what: &str| -> std::result::Result<String, String> {
-        let text = header.text(tag).ok_or_else(|| format!("no {what} in the header"))?;
-        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-_~^".contains(&byte);
-        if text.is_empty() || text.len() > 200 || text.starts_with(['.', '-']) || !text.bytes().all(fine) {
-            return Err(format!("bad {what} {text:?}"));
-        }
-        Ok(text)
-    };
-    let (name, version, release) = (word(1000, "name")?, word(1001, "version")?, word(1002, "release")?);
-    let source = header.number(1106).is_some() || header.text(1044).is_none();
-    let arch = if source { "src".to_owned() } else { word(1022, "architecture")? };
-    let epoch = header.number(1003).unwrap_or(0);
-    let epoch = u32::try_from(epoch).map_err(|_| "bad epoch".to_owned())?;
-    let evr = Evr { epoch, version: version.clone(), release: Some(release.clone()) };
-    let built = header.number(1006).unwrap_or(0);
-    let path = format!("Packages/{}/{name}-{version}-{release}.{arch}.rpm", name[..1].to_ascii_lowercase());
-    let files = files(header);
-    let head = |quoted: &str| {
-        format!(
-            "<package pkgid=\"{sha256}\" name=\"{quoted}\" arch=\"{arch}\">\n  <version epoch=\"{epoch}\" ver=\"{version}\" rel=\"{release}\"/>\n"
-        )
-    };
-    let mut primary = format!(
-        "<package type=\"rpm\">\n  <name>{name}</name>\n  <arch>{arch}</arch>\n  <version epoch=\"{epoch}\" \
-         ver=\"{version}\" rel=\"{release}\"/>\n  <checksum type=\"sha256\" pkgid=\"YES\">{sha256}</checksum>\n"
-    );
-    let element = |primary: &mut String, name: &str, tag: u32| {
-        let _ = write!(primary, "  <{name}>");
-        escape(&header.text(tag).unwrap_or_default(), primary);
-        let _ = writeln!(primary, "</{name}>");
-    };
-    for (name, tag) in [("summary", 1004), ("description", 1005), ("packager", 1015), ("url", 1020)] {
-        element(&mut primary, name, tag);
-    }
-    let installed = header.number(5009).or_else(|| header.number(1009)).unwrap_or(0);
-    let _ = write!(
-        primary,
-        "  <time file=\"{built}\" build=\"{built}\"/>\n  <size package=\"{size}\" installed=\"{installed}\" archive=\"{}\"/>\n  \
-         <location href=\"{path}\"/>\n  <format>\n",
-        rpm.archive
-    );
-    for (name, tag) in [("license", 1014), ("vendor", 1011), ("group", 1016), ("buildhost", 1007), ("sourcerpm", 1044)]
-    {
-        primary.push_str("  ");
-        element(&mut primary, &format!("rpm:{name}"), tag);
-    }
-    let _ = writeln!(primary, "    <rpm:header-range start=\"{}\" end=\"{}\"/>", rpm.range.0, rpm.range.1);
-    let provided = entries(header, [1047, 1112, 1113]);
-    for (name, tags) in [
-        ("provides", [1047, 1112, 1113]),
-        ("requires", [1049, 1048, 1050]),
-        ("conflicts", [1054, 1053, 1055]),
-        ("obsoletes", [1090, 1114, 1115]),
-        ("suggests", [5049, 5051, 5050]),
-        ("enhances", [5055, 5057, 5056]),
-        ("recommends", [5046, 5048, 5047]),
-        ("supplements", [5052, 5054, 5053]),
-    ] {
-        let mut list = entries(header, tags);
-        if name == "requires" {
-            // What rpm itself must be able to do, and what the package brings itself, is of no use to a solver.
-            let own: BTreeSet<&str> =
-                files.iter().filter(|file| is_primary(&file.path)).map(|file| file.path.as_str()).collect();
-            list.retain(|entry| {
-                let known = |other: &Entry| {
-                    other.name == entry.name && other.flags & 15 == entry.flags & 15 && other.version == entry.version
-                };
-                !entry.name.starts_with("rpmlib(") && !own.contains(entry.name.as_str()) && !provided.iter().any(known)
-            });
-        }
-        write_entries(&mut primary, name, &list);
-    }
-    let mut filelists = head(&name);
-    for file in &files {
-        let mut line = format!("<file{}>", file.kind);
-        escape(&file.path, &mut line);
-        line.push_str("</file>\n");
-        let _ = write!(filelists, "  {line}");
-        if is_primary(&file.path) {
-            let _ = write!(primary, "    {line}");
-        }
-    }
-    primary.push_str("  </format>\n</package>\n");
-    filelists.push_str("</package>\n");
-    let mut other = head(&name);
-    let (times, authors, texts) = (header.numbers(1080), header.texts(1081), header.texts(1082));
-    let mut changes: Vec<_> = times.iter().zip(&authors).zip(&texts).take(CHANGES).collect();
-    changes.reverse();
-    for ((time, author), text) in changes {
-        other.push_str("  <changelog author=\"");
-        escape(author, &mut other);
-        let _ = write!(other, "\" date=\"{time}\">");
-        escape(text, &mut other);
-        other.push_str("</changelog>\n");
-    }
-    other.push_str("</package>\n");
-    Ok(Described { name, version: evr.to_string(), arch, built, path, primary, filelists, other })
-}
-
-struct File {
-    path: String,
-    /// The attribute that tells what it is.
-    kind: &'static str,
-}
-
-fn files(header: &Header) -> Vec<File> {
-    let (names, directories, indexes) = (header.texts(BASENAMES), header.texts(1118), header.numbers(1116));
-    let (modes, flags) = (header.numbers(1030), header.numbers(1037));
-    let mut files = Vec::with_capacity(names.len());
-    for (number, name) in names.iter().enumerate() {
-        let directory = indexes.get(number).and_then(|index| directories.get(usize::try_from(*index).ok()?));
-        let Some(directory) = directory else { continue };
-        let is_dir = modes.get(number).is_some_and(|mode| mode & 0o170_000 == 0o040_000);
-        let is_ghost = flags.get(number).is_some_and(|flags| flags & 64 != 0);
-        let kind = if is_dir {
-            " type=\"dir\""
-        } else if is_ghost {
-            " type=\"ghost\""
-        } else {
-            ""
-        };
-        files.push(File { path: format!("{directory}{name}"), kind });
-    }
-    files
-}
-
-/// Files that are named in `primary`, because dependencies often name them.
-fn is_primary(path: &str) -> bool {
-    path.starts_with("/etc/") || path.contains("bin/") || path == "/usr/lib/sendmail"
-}
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    name: String,
-    flags: u64,
-    version: String,
-}
-
-/// Returns dependencies from tags of names, flags and versions, each once, as they are in the header.
-fn entries(header: &Header, [names, flags, versions]: [u32; 3]) -> Vec<Entry> {
-    const MISSING_OK: u64 = 1 << 19;
-    const PRE: u64 = 1 << 6 | 1 << 9 | 1 << 10;
-    let (names, flags, versions) = (header.texts(names), header.numbers(flags), header.texts(versions));
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut seen = std::collections::HashMap::new();
-    for (number, name) in names.into_iter().enumerate() {
-        let bits = flags.get(number).copied().unwrap_or(0);
-        let version = versions.get(number).cloned().unwrap_or_default();
-        if bits & MISSING_OK != 0 {
-            continue;
-        }
-        let bits = bits & 15 | if bits & PRE != 0 { PRE } else { 0 };
-        match seen.get(&(name.clone(), bits & 15, version.clone())) {
-            // One that is needed before counts more.
-            Some(index) => {
-                let entry: &mut Entry = &mut entries[*index];
-                entry.flags |= bits;
-            }
-            None => {
-                seen.insert((name.clone(), bits & 15, version.clone()), entries.len());
-                entries.push(Entry { name, flags: bits, version });
-            }
-        }
-    }
-    entries
-}
-
-fn write_entries(into: &mut String, name: &str, entries: &[Entry]) {
-    if entries.is_empty() {
-        return;
-    }
-    let _ = writeln!(into, "    <rpm:{name}>");
-    for entry in entries {
-        into.push_str("      <rpm:entry name=\"");
-        escape(&entry.name, into);
-        into.push('"');
-        let flag = match entry.flags & 15 {
-            2 => "LT",
-            4 => "GT",
-            8 => "EQ",
-            10 => "LE",
-            12 => "GE",
-            _ => "",
-        };
-        if !flag.is_empty() && !entry.version.is_empty() {
-            let evr = Evr::parse(&entry.version);
-            let _ = write!(into, " flags=\"{flag}\" epoch=\"{}\" ver=\"", evr.epoch);
-            escape(&evr.version, into);
-            into.push('"');
-            if let Some(release) = &evr.release {
-                into.push_str(" rel=\"");
-                escape(release, into);
-                into.push('"');
-            }
-        }
-        if name == "requires" && entry.flags > 15 {
-            into.push_str(" pre=\"1\"");
-        }
-        into.push_str("/>\n");
-    }
-    let _ = writeln!(into, "    </rpm:{name}>");
-}
 
 /// One index while it is written.
 pub(crate) struct Index {
     kind: &'static str,
-    encoder: flate2::write::GzEncoder<Vec<u8>>,
-    hasher: Sha256,
-    size: u64,
+    writer: Writer,
 }
 
 /// The three indices and their outer elements.
@@ -286,48 +45,56 @@ pub(crate) struct Data {
 
 impl Index {
     /// Begins `primary`, `filelists` or `other` (0, 1, 2) of so many packages.
-    pub(crate) fn new(number: usize, packages: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Bug`].
+    pub(crate) fn new(store: &Store, last: &Last, number: usize, packages: usize) -> Result<Self> {
         let (kind, outer) = KINDS[number];
-        let encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::new(LEVEL));
-        let mut index = Self { kind, encoder, hasher: Sha256::new(), size: 0 };
-        index.add(format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{outer} packages=\"{packages}\">\n").as_bytes());
-        index
+        let mut writer = Writer::new(store, last, number);
+        let head = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{outer} packages=\"{packages}\">\n");
+        writer.add(head.as_bytes(), head.as_bytes())?;
+        // Another number of packages changes no more than this.
+        writer.end_piece()?;
+        Ok(Self { kind, writer })
     }
 
-    /// Appends an element.
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-        self.encoder.write_all(bytes).expect("memory takes it");
+    /// Appends an element; `key` as in [`Writer::add`].
+    ///
+    /// # Errors
+    /// [`Error::Bug`].
+    pub(crate) fn add(&mut self, element: &[u8], key: &[u8]) -> Result<()> {
+        self.writer.add(element, key)
     }
 
     /// Stores the index.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub(crate) fn finish(mut self, store: &Store) -> Result<Data> {
+    pub(crate) fn finish(mut self, store: &Store) -> Result<(Data, Pieces)> {
         let outer = match self.kind {
             "primary" => "metadata",
             "other" => "otherdata",
             kind => kind,
         };
-        self.add(format!("</{outer}>\n").as_bytes());
-        let packed = self.encoder.finish().map_err(|error| Error::Bug(format!("gzip: {error}")))?;
-        let (size, sha256) = (packed.len() as u64, store.put(&packed)?);
+        let foot = format!("</{outer}>\n");
+        self.writer.add(foot.as_bytes(), foot.as_bytes())?;
+        let written = self.writer.finish(store)?;
+        let (size, sha256) = written.file;
         let path = format!("repodata/{sha256}-{}.xml.gz", self.kind);
-        let open = Some((Digest::finish(self.hasher), self.size));
-        Ok(Data { kind: self.kind.to_owned(), file: Published { path, size, sha256 }, open })
+        let data =
+            Data { kind: self.kind.to_owned(), file: Published { path, size, sha256 }, open: Some(written.content) };
+        Ok((data, written.pieces))
     }
 }
 
 /// Makes a repository of a directory's packages.
 ///
 /// # Errors
-/// [`Error::Rejected`] when two packages claim one name; [`Error::Write`].
-pub(crate) fn build(store: &Store, source: &RpmSource, found: &[FoundRpm]) -> Result<manifest::Rpm> {
-    let mut entries: BTreeMap<&str, &FoundRpm> = BTreeMap::new();
-    for package in found.iter().filter(|found| source.takes(&found.described.arch)) {
-        if let Some(other) = entries.insert(&package.described.path, package)
+/// [`Error::Rejected`] when two packages claim one name; [`Error::Read`]; [`Error::Damaged`]; [`Error::Write`].
+pub(crate) fn build(store: &Store, source: &RpmSource, state: &RpmState) -> Result<manifest::Rpm> {
+    let mut entries: BTreeMap<&str, (usize, &FoundRpm)> = BTreeMap::new();
+    for (number, package) in state.packages.iter().enumerate().filter(|(_, found)| source.takes(&found.arch)) {
+        if let Some((_, other)) = entries.insert(&package.path, (number, package))
             && other.sha256 != package.sha256
         {
             return Err(Error::rejected(
@@ -338,22 +105,31 @@ pub(crate) fn build(store: &Store, source: &RpmSource, found: &[FoundRpm]) -> Re
     }
     // A package from the future would make clients believe that nothing newer comes.
     let now = crate::files::now();
-    let time = entries.values().map(|found| found.described.built).filter(|built| *built <= now).max().unwrap_or(0);
-    let mut data = Vec::new();
-    for number in 0..KINDS.len() {
-        let mut index = Index::new(number, entries.len());
-        for package in entries.values() {
-            let Described { primary, filelists, other, .. } = &package.described;
-            index.add([primary, filelists, other][number].as_bytes());
+    let time = entries.values().map(|(_, found)| found.built).filter(|built| *built <= now).max().unwrap_or(0);
+    let elements = Elements::read(store, &state.elements)?;
+    let elements = elements.split(state)?;
+    let last = Last::load(store, &source.name);
+    let (mut data, mut pieces, mut key) = (Vec::new(), Vec::new(), String::new());
+    for kind in 0..KINDS.len() {
+        let mut index = Index::new(store, &last, kind, entries.len())?;
+        for (number, package) in entries.values() {
+            let of_package: &[&[u8]; 3] = &elements[*number];
+            // Elements follow from the package; the CRC tells those that another program wrote.
+            key.clear();
+            let _ = writeln!(key, "{} {:08x} {kind}", package.sha256, package.crc);
+            index.add(of_package[kind], key.as_bytes())?;
         }
-        data.push(index.finish(store)?);
+        let (written, of) = index.finish(store)?;
+        data.push(written);
+        pieces.push(of);
     }
+    Last::save(store, &source.name, pieces)?;
     let packages = entries
         .into_iter()
-        .map(|(path, package)| Package {
-            name: package.described.name.clone(),
-            version: package.described.version.clone(),
-            arch: package.described.arch.clone(),
+        .map(|(path, (_, package))| Package {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            arch: package.arch.clone(),
             path: path.to_owned(),
             size: package.size,
             sha256: package.sha256.clone(),
@@ -367,9 +143,6 @@ pub(crate) fn build(store: &Store, source: &RpmSource, found: &[FoundRpm]) -> Re
         keyring: None,
     })
 }
-
-/// Quick first: an index is packed anew whenever a package changes, and read once by each client.
-const LEVEL: u32 = 4;
 
 /// Writes `repomd.xml` and returns everything in `repodata`.
 ///

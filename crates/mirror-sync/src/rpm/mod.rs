@@ -1,5 +1,7 @@
 //! RPM packages and their repositories: headers, versions, XML, metadata.
 
+pub(crate) mod describe;
+pub(crate) mod elements;
 pub(crate) mod header;
 pub(crate) mod metadata;
 pub(crate) mod package;

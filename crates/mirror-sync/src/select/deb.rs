@@ -74,7 +74,7 @@ impl<'a> Packages<'a> {
             let stanza = Stanza { offset: 0, text: package.stanza.as_bytes() };
             let place = Where { source, index: 0, offset: offset as u64 };
             let (name, version, arch) = (&package.package, &package.version, &package.architecture);
-            self.add(place, Text::Memory(&package.stanza), 0, name, version, arch, stanza.field("Provides"));
+            self.add(place, Text::Memory(package.stanza.as_bytes()), 0, name, version, arch, stanza.field("Provides"));
         }
     }
 

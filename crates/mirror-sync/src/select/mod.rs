@@ -52,14 +52,14 @@ enum Text<'a> {
     /// In this of the indices.
     File(u32),
     /// Here.
-    Memory(&'a str),
+    Memory(&'a [u8]),
 }
 
 impl Text<'_> {
     /// Reads the description: of an index, `length` bytes at `offset`.
     fn read(self, files: &[File], offset: u64, length: u32) -> Result<Vec<u8>> {
         match self {
-            Text::Memory(text) => Ok(text.as_bytes().to_vec()),
+            Text::Memory(text) => Ok(text.to_vec()),
             Text::File(file) => {
                 let mut text = vec![0; length as usize];
                 let read = files[file as usize].read_exact_at(&mut text, offset);

@@ -69,8 +69,8 @@ impl<'a> Packages<'a> {
     ///
     /// # Errors
     /// [`Error::Bug`] when its element does not parse.
-    pub(crate) fn add_element(&mut self, place: Where, element: &'a str) -> Result<()> {
-        let package = Package::parse(element.as_bytes()).map_err(Error::Bug)?;
+    pub(crate) fn add_element(&mut self, place: Where, element: &'a [u8]) -> Result<()> {
+        let package = Package::parse(element).map_err(Error::Bug)?;
         self.add(place, Text::Memory(element), 0, &package);
         Ok(())
     }
@@ -311,7 +311,9 @@ mod tests {
         ];
         let mut packages = Packages::new(false);
         for (number, element) in elements.iter().enumerate() {
-            packages.add_element(Where { source: 0, index: 0, offset: number as u64 }, element).expect("parses");
+            packages
+                .add_element(Where { source: 0, index: 0, offset: number as u64 }, element.as_bytes())
+                .expect("parses");
         }
         let nobody = packages.find_files().expect("readable");
         assert_eq!(nobody.len(), 1);

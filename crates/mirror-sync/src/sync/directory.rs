@@ -1,6 +1,7 @@
 //! Directories of package files: each is copied into the store once, and read from there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use toolkit::Io;
@@ -12,7 +13,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::parallel;
-use crate::rpm;
+use crate::rpm::{self, elements::Elements};
 use crate::state::{DebState, Found, FoundRpm, RpmState, State};
 use crate::store::{Staged, Stamp, Store};
 use crate::upstream::Context;
@@ -21,6 +22,8 @@ use crate::upstream::Context;
 pub(super) trait Taken: Sized + Send + Sync {
     /// What the names of packages end with.
     const SUFFIX: &'static str;
+    /// What a new state needs of the last.
+    type Last: Default;
 
     /// Returns name, stamp, content and length.
     fn file(&self) -> (&str, &Stamp, &Digest, u64);
@@ -28,15 +31,16 @@ pub(super) trait Taken: Sized + Send + Sync {
     /// Reads a package from our copy.
     fn read(file: &str, stamp: Stamp, staged: &mut Staged) -> std::result::Result<Self, String>;
 
-    /// Returns what a state remembers.
-    fn of(state: State) -> Option<Vec<Self>>;
+    /// Returns what a state remembers, if that can still be used.
+    fn of(store: &Store, state: State) -> Option<(Vec<Self>, Self::Last)>;
 
     /// Makes the state.
-    fn state(dir: String, packages: Vec<Self>) -> State;
+    fn state(store: &Store, dir: String, packages: Vec<Self>, last: Self::Last) -> Result<State>;
 }
 
 impl Taken for Found {
     const SUFFIX: &'static str = ".deb";
+    type Last = ();
 
     fn file(&self) -> (&str, &Stamp, &Digest, u64) {
         (&self.file, &self.stamp, &self.sha256, self.size)
@@ -59,41 +63,101 @@ impl Taken for Found {
         })
     }
 
-    fn of(state: State) -> Option<Vec<Self>> {
+    fn of(_: &Store, state: State) -> Option<(Vec<Self>, ())> {
         match state {
-            State::Deb(state) => Some(state.packages),
+            State::Deb(state) => Some((state.packages, ())),
             _ => None,
         }
     }
 
-    fn state(dir: String, packages: Vec<Self>) -> State {
-        State::Deb(DebState { v: State::VERSION, dir, packages })
+    fn state(_: &Store, dir: String, packages: Vec<Self>, (): ()) -> Result<State> {
+        Ok(State::Deb(DebState { v: State::VERSION, dir, packages }))
     }
 }
 
-impl Taken for FoundRpm {
+/// An RPM package, and its elements.
+pub(super) struct TakenRpm {
+    found: FoundRpm,
+    elements: Text,
+}
+
+/// Written at a time.
+const BUFFER: usize = 256 << 10;
+
+enum Text {
+    /// Read from a package now.
+    New(String),
+    /// In this place of the last state's blob.
+    Last(Range<usize>),
+}
+
+impl Taken for TakenRpm {
     const SUFFIX: &'static str = ".rpm";
+    /// The blob of elements.
+    type Last = Option<Digest>;
 
     fn file(&self) -> (&str, &Stamp, &Digest, u64) {
-        (&self.file, &self.stamp, &self.sha256, self.size)
+        let found = &self.found;
+        (&found.file, &found.stamp, &found.sha256, found.size)
     }
 
     fn read(file: &str, stamp: Stamp, staged: &mut Staged) -> std::result::Result<Self, String> {
         let (size, sha256) = (staged.size(), staged.digest());
         let header = rpm::header::read(staged.file())?;
-        let described = rpm::metadata::describe(&header, size, &sha256)?;
-        Ok(Self { file: file.to_owned(), stamp, size, sha256, described })
-    }
-
-    fn of(state: State) -> Option<Vec<Self>> {
-        match state {
-            State::Rpm(state) => Some(state.packages),
-            _ => None,
+        let described = rpm::describe::describe(&header, size, &sha256)?;
+        let mut lengths = [0; 3];
+        for (length, element) in lengths.iter_mut().zip(&described.elements) {
+            *length = u32::try_from(element.len()).map_err(|_| "its header is too long".to_owned())?;
         }
+        let elements = described.elements.concat();
+        let found = FoundRpm {
+            file: file.to_owned(),
+            stamp,
+            size,
+            sha256,
+            name: described.name,
+            version: described.version,
+            arch: described.arch,
+            built: described.built,
+            path: described.path,
+            lengths,
+            crc: crate::pieces::crc(elements.as_bytes()),
+        };
+        Ok(Self { found, elements: Text::New(elements) })
     }
 
-    fn state(dir: String, packages: Vec<Self>) -> State {
-        State::Rpm(RpmState { v: State::VERSION, dir, packages })
+    fn of(store: &Store, state: State) -> Option<(Vec<Self>, Option<Digest>)> {
+        let State::Rpm(state) = state else { return None };
+        let mut end = 0;
+        let taken = |found| {
+            let place = rpm::elements::place(&found, &mut end);
+            Self { found, elements: Text::Last(place) }
+        };
+        let packages: Vec<Self> = state.packages.into_iter().map(taken).collect();
+        store.has_blob(&state.elements, end as u64).then_some((packages, Some(state.elements)))
+    }
+
+    fn state(store: &Store, dir: String, taken: Vec<Self>, last: Option<Digest>) -> Result<State> {
+        let last = last.map(|blob| Elements::read(store, &blob)).transpose()?;
+        let mut staged = store.stage()?;
+        let mut packages = Vec::with_capacity(taken.len());
+        let mut buffer = Vec::with_capacity(BUFFER);
+        for package in taken {
+            let elements = match (&package.elements, &last) {
+                (Text::New(text), _) => text.as_bytes(),
+                (Text::Last(place), Some(last)) => last.of(&package.found, place.clone())?,
+                (Text::Last(_), None) => return Err(Error::Bug("elements of no state".into())),
+            };
+            if buffer.len() + elements.len() > BUFFER {
+                staged.write(&buffer)?;
+                buffer.clear();
+            }
+            buffer.extend_from_slice(elements);
+            packages.push(package.found);
+        }
+        staged.write(&buffer)?;
+        let elements = staged.store(store)?;
+        Ok(State::Rpm(RpmState { v: State::VERSION, dir, packages, elements }))
     }
 }
 
@@ -104,10 +168,9 @@ impl Taken for FoundRpm {
 pub(super) fn sync<T: Taken>(context: &Context<'_>, source: &Source, dir: &Path, io: &mut Io) -> Result<String> {
     let (store, name) = (context.store, source.name());
     let names = names(dir, T::SUFFIX)?;
-    let mut known: BTreeMap<String, T> = BTreeMap::new();
-    for package in State::load(store, source)?.and_then(T::of).unwrap_or_default() {
-        known.insert(package.file().0.to_owned(), package);
-    }
+    let (packages, last) = State::load(store, source)?.and_then(|state| T::of(store, state)).unwrap_or_default();
+    let mut known: BTreeMap<String, T> =
+        packages.into_iter().map(|package| (package.file().0.to_owned(), package)).collect();
     if let Some(dry) = &context.dry {
         let (mut new, count) = (0, names.len());
         for file in names {
@@ -153,7 +216,9 @@ pub(super) fn sync<T: Taken>(context: &Context<'_>, source: &Source, dir: &Path,
     }
     let summary = format!("{} packages, {new} new, {} gone", packages.len(), known.len());
     if new > 0 || !known.is_empty() || packages.is_empty() {
-        store.write_json(State::path(name), &T::state(dir.to_string_lossy().into_owned(), packages))?;
+        let state = T::state(store, dir.to_string_lossy().into_owned(), packages, last);
+        let state = state.map_err(|error| State::lost(store, name, error))?;
+        store.write_json(State::path(name), &state)?;
     }
     Ok(summary)
 }
@@ -182,24 +247,30 @@ fn names(dir: &Path, suffix: &str) -> Result<Vec<String>> {
 fn would_take<T: Taken>(store: &Store, dir: &Path, name: &str, known: Option<&T>) -> Result<Option<u64>> {
     let path = dir.join(name);
     let refuse = |error: std::io::Error| Error::rejected(path.display().to_string(), error.to_string());
+    if is_known(store, known, &path) {
+        return Ok(None);
+    }
     let metadata = files::open_regular(&path).and_then(|file| file.metadata()).map_err(refuse)?;
-    Ok(if is_known(store, known, &Stamp::of(&metadata)) { None } else { Some(metadata.len()) })
+    Ok(Some(metadata.len()))
 }
 
-fn is_known<T: Taken>(store: &Store, known: Option<&T>, stamp: &Stamp) -> bool {
-    known.map(Taken::file).is_some_and(|(_, before, sha256, size)| before == stamp && store.has_blob(sha256, size))
+/// Whether the file has not changed since it was read, and its blob is there.
+fn is_known<T: Taken>(store: &Store, known: Option<&T>, path: &Path) -> bool {
+    known.map(Taken::file).is_some_and(|(_, before, sha256, size)| {
+        std::fs::symlink_metadata(path).is_ok_and(|now| Stamp::of(&now) == *before) && store.has_blob(sha256, size)
+    })
 }
 
-/// Stores one package; `None` when the file has not changed since it was read and its blob is there.
+/// Stores one package; `None` when it is known.
 fn take<T: Taken>(store: &Store, dir: &Path, name: &str, known: Option<&T>) -> Result<Option<T>> {
     let path = dir.join(name);
     let what = || path.display().to_string();
     let refuse = |error: std::io::Error| Error::rejected(what(), error.to_string());
-    let file = files::open_regular(&path).map_err(refuse)?;
-    let before = Stamp::of(&file.metadata().map_err(refuse)?);
-    if is_known(store, known, &before) {
+    if is_known(store, known, &path) {
         return Ok(None);
     }
+    let file = files::open_regular(&path).map_err(refuse)?;
+    let before = Stamp::of(&file.metadata().map_err(refuse)?);
     // The package is read from our copy: whoever writes to the directory meanwhile cannot make the index
     // and the content differ.
     let mut staged = store.stage()?;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::git::{Git, Upstream, published};
 use crate::parallel;
-use crate::state::{Found, FoundRpm, GitState, State};
+use crate::state::{Found, GitState, State};
 use crate::status;
 use crate::store::Store;
 use crate::upstream::Context;
@@ -60,7 +60,9 @@ pub(crate) fn run(config: &Config, mode: Mode, io: &mut Io) -> Result<()> {
     for source in &config.sources {
         let done = match (source, source.origin()) {
             (Source::Deb(_), Some(Origin::Dir(dir))) => directory::sync::<Found>(&context, source, dir, io),
-            (Source::Rpm(_), Some(Origin::Dir(dir))) => directory::sync::<FoundRpm>(&context, source, dir, io),
+            (Source::Rpm(_), Some(Origin::Dir(dir))) => {
+                directory::sync::<directory::TakenRpm>(&context, source, dir, io)
+            }
             (Source::Git(git), _) => sync_git(&context, &lock, source, git, io),
             (Source::Files(files), _) => files::sync(&context, source, files),
             (Source::Deb(_) | Source::Rpm(_), _) => continue,

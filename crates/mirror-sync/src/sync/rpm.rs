@@ -6,12 +6,14 @@ use super::packages::{Format, Picked, Sum, Union};
 use crate::config::{RpmSource, Source};
 use crate::error::{Error, Result};
 use crate::manifest::{self, Published};
+use crate::pieces::Last;
+use crate::rpm::elements::Elements;
 use crate::rpm::metadata::{Data, Index, repodata};
 use crate::rpm::package::Package;
 use crate::rpm::xml::{self, Event, Events};
 use crate::select::Where;
 use crate::select::rpm::Packages;
-use crate::state::{Head, State};
+use crate::state::{Head, RpmState, State};
 use crate::upstream::{Context, Offer, Plan, Remote, rpm};
 
 /// RPM packages.
@@ -66,7 +68,7 @@ impl Format for Rpm {
 
     fn some(
         context: &Context<'_>,
-        _source: &RpmSource,
+        source: &RpmSource,
         read: &rpm::Root,
         indices: &[Published],
         picked: &BTreeSet<Where>,
@@ -74,30 +76,37 @@ impl Format for Rpm {
         let offsets: HashSet<u64> = picked.iter().map(|place| place.offset).collect();
         let mut plan = Plan::default();
         let mut ids: HashSet<String> = HashSet::new();
-        let mut primary = Index::new(0, picked.len());
+        let last = Last::load(context.store, &source.name);
+        let mut primary = Index::new(context.store, &last, 0, picked.len())?;
         rpm::each(context, &indices[0], |offset, package, text| {
             if offsets.contains(&offset) {
                 plan.add_rpm(package);
                 ids.insert(package.pkgid.clone().into_owned());
-                primary.add(text);
-                primary.add(b"\n");
+                primary.add(text, text)?;
+                primary.add(b"\n", b"\n")?;
             }
             Ok(())
         })?;
-        let mut data = vec![primary.finish(context.store)?];
+        let (primary, pieces) = primary.finish(context.store)?;
+        let (mut data, mut pieces) = (vec![primary], vec![pieces]);
         for (number, kind) in rpm::INDICES.iter().enumerate().skip(1) {
             let path = format!("repodata/{kind}.xml");
             let Some(published) = indices.iter().find(|index| read.has(kind) && index.path == path) else { continue };
-            let mut index = Index::new(number, ids.len());
+            let mut index = Index::new(context.store, &last, number, ids.len())?;
             let rejected = |why: String| Error::rejected(&published.path, why);
             let mut elements = xml::Packages::new(rpm::open(context, published)?);
             while let Some(element) = elements.next().map_err(|error| rejected(error.to_string()))? {
                 if ids.contains(pkgid(element.text).map_err(rejected)?) {
-                    index.add(element.text);
-                    index.add(b"\n");
+                    index.add(element.text, element.text)?;
+                    index.add(b"\n", b"\n")?;
                 }
             }
-            data.push(index.finish(context.store)?);
+            let (index, of) = index.finish(context.store)?;
+            data.push(index);
+            pieces.push(of);
+        }
+        if context.dry.is_none() {
+            Last::save(context.store, &source.name, pieces)?;
         }
         for file in indices {
             if let Some(kind) = read.kind(&file.path) {
@@ -119,13 +128,21 @@ impl Format for Rpm {
     }
 
     fn pick(context: &Context<'_>, union: &Union<'_, RpmSource>) -> Result<Picked> {
+        let directories: Vec<Option<Directory<'_>>> = union
+            .directories
+            .iter()
+            .map(|state| match state {
+                Some(State::Rpm(state)) => Ok(Some((state, Elements::read(context.store, &state.elements)?))),
+                _ => Ok(None),
+            })
+            .collect::<Result<_>>()?;
         let mut packages = Packages::new(union.recommends);
         for (number, (source, indices)) in union.sources.iter().enumerate() {
             let number = u16::try_from(number).map_err(|_| Error::Bug("too many sources".into()))?;
-            if let Some(State::Rpm(state)) = &union.directories[usize::from(number)] {
-                for (offset, found) in state.packages.iter().enumerate() {
+            if let Some((state, elements)) = &directories[usize::from(number)] {
+                for (offset, [primary, ..]) in elements.split(state)?.into_iter().enumerate() {
                     let place = Where { source: number, index: 0, offset: offset as u64 };
-                    packages.add_element(place, &found.described.primary)?;
+                    packages.add_element(place, primary)?;
                 }
             }
             if let Some(index) = indices.first() {
@@ -135,7 +152,7 @@ impl Format for Rpm {
         }
         let nobody = packages.find_files()?;
         if !nobody.is_empty() {
-            owners(context, union, &nobody, &mut packages)?;
+            owners(context, union, &directories, &nobody, &mut packages)?;
         }
         let mut sum = Sum::default();
         union.close(&packages, Packages::root, Packages::place, &mut sum)?;
@@ -143,10 +160,14 @@ impl Format for Rpm {
     }
 }
 
+/// A directory's packages and their elements.
+type Directory<'a> = (&'a RpmState, Elements);
+
 /// Finds owners of files that only `filelists` names.
 fn owners(
     context: &Context<'_>,
     union: &Union<'_, RpmSource>,
+    directories: &[Option<Directory<'_>>],
     wanted: &HashSet<Box<str>>,
     packages: &mut Packages<'_>,
 ) -> Result<()> {
@@ -170,9 +191,9 @@ fn owners(
             }
             Ok(())
         };
-        if let Some(State::Rpm(state)) = &union.directories[number] {
-            for package in &state.packages {
-                look(package.described.filelists.as_bytes(), &package.file, &mut found)?;
+        if let Some((state, elements)) = &directories[number] {
+            for (package, [_, filelists, _]) in state.packages.iter().zip(elements.split(state)?) {
+                look(filelists, &package.file, &mut found)?;
             }
             for (offset, package) in state.packages.iter().enumerate() {
                 for path in found.get(package.sha256.as_str()).into_iter().flatten() {

@@ -24,6 +24,10 @@ pub(crate) fn rpm(site: &Site, name: &str, version: &str, fields: &str, file: &s
          echo {name} > %{{buildroot}}{file}\n%files\n{file}\n%dir /usr/share/{name}\n%changelog\n\
          * Wed Mar 01 2000 Site <site@example.org> - {version}-1\n- first & \"best\"\n"
     );
+    build(site, name, &spec);
+}
+
+fn build(site: &Site, name: &str, spec: &str) {
     let path = site.path(&format!("{name}.spec"));
     std::fs::write(&path, spec).expect("writable");
     let top = format!("_topdir {}", site.text("build"));
@@ -50,6 +54,24 @@ pub(crate) fn site() -> Site {
     site.write_config();
     site.run(&["keygen", "--out", &site.text("site.sec.asc"), "--public", &site.text("site.asc")]).is(0);
     site
+}
+
+/// Makes packages `many-0`, … of this version from one specification.
+fn many(site: &Site, packages: std::ops::Range<u32>, version: &str) {
+    let (mut install, mut parts) = (String::new(), String::new());
+    for number in packages {
+        let here = format!("/usr/share/many-{number}");
+        install += &format!("mkdir -p %{{buildroot}}{here}; for i in $(seq 20); do : >%{{buildroot}}{here}/$i; done\n");
+        parts += &format!(
+            "%package -n many-{number}\nSummary: Number {number}\n%description -n many-{number}\nNumber {number}.\n\
+             %files -n many-{number}\n{here}\n"
+        );
+    }
+    let spec = format!(
+        "Name: many\nVersion: {version}\nRelease: 1\nSummary: Many\nLicense: Apache-2.0\nBuildArch: noarch\n\
+         %description\nText.\n{parts}%install\n{install}"
+    );
+    build(site, "many", &spec);
 }
 
 /// What `primary` says of each package, field by field, whatever the order.
@@ -254,4 +276,70 @@ fn what_is_no_package_is_named() {
     std::fs::write(site.path("rpms/broken.rpm"), b"\xed\xab\xee\xdb and nothing else").expect("writable");
     let run = site.run(&["sync"]).is(1);
     assert!(run.err.contains("broken.rpm"), "{}", run.err);
+}
+
+#[test]
+fn an_index_is_packed_again_only_where_it_changed_and_dnf_reads_it() {
+    if !has_rpm() {
+        return;
+    }
+    let site = site();
+    many(&site, 0..200, "1.0");
+    site.snapshot();
+    let kept = std::fs::read(site.path("mirror/pieces/own.json")).expect("kept");
+    many(&site, 77..78, "1.1");
+    std::fs::remove_file(site.path("rpms/many-77-1.0-1.noarch.rpm")).expect("ours");
+    let id = site.snapshot();
+    let server = site.serve();
+    let url = format!("{}/snap/{id}/rpm/own", server.url());
+    let dnf = Dnf::new(&site, "dnf", &url, &site.text("site.asc"));
+    let list = dnf.run(&["--quiet", "repoquery", "--queryformat", "%{name} %{version}"]).is(0).out;
+    let mut seen: Vec<&str> = list.lines().collect();
+    seen.sort_unstable();
+    let version = |number| if number == 77 { "1.1" } else { "1.0" };
+    let mut wanted: Vec<String> = (0..200).map(|number| format!("many-{number} {}", version(number))).collect();
+    wanted.sort_unstable();
+    assert_eq!(seen, wanted);
+    let owner = dnf.run(&["--quiet", "repoquery", "--file", "/usr/share/many-199/20"]).is(0).out;
+    assert!(owner.starts_with("many-199-"), "{owner}");
+    // Without what was kept the same snapshot comes out.
+    assert_ne!(std::fs::read(site.path("mirror/pieces/own.json")).expect("kept"), kept);
+    for lost in [None, Some(&kept)] {
+        std::fs::remove_dir_all(site.published(&id)).expect("ours");
+        match lost {
+            None => std::fs::remove_file(site.path("mirror/pieces/own.json")).expect("there"),
+            Some(older) => std::fs::write(site.path("mirror/pieces/own.json"), older).expect("writable"),
+        }
+        assert_eq!(site.snapshot(), id);
+    }
+}
+
+#[test]
+fn elements_that_a_disk_damaged_are_read_from_the_packages_again() {
+    if !has_rpm() {
+        return;
+    }
+    let site = site();
+    rpm(&site, "st-one", "1.0", "", "/opt/one");
+    let id = site.snapshot();
+    let state = std::fs::read_to_string(site.path("mirror/sources/own.json")).expect("there");
+    let digest = state.split_once("\"elements\":\"").expect("named").1[..64].to_owned();
+    let blob = site.path(&format!("mirror/cas/sha256/{}/{digest}", &digest[..2]));
+    let damage = || {
+        let text = std::fs::read_to_string(&blob).expect("readable");
+        std::fs::remove_file(&blob).expect("ours");
+        std::fs::write(&blob, text.replacen("st-one", "st-two", 1)).expect("writable");
+    };
+    damage();
+    let run = site.run(&["snapshot"]).is(1);
+    assert!(run.err.contains("st-one-1.0-1.noarch.rpm") && run.err.contains("mirror-sync sync"), "{}", run.err);
+    assert_eq!(site.snapshot(), id);
+    damage();
+    rpm(&site, "st-more", "1.0", "", "/opt/more");
+    let run = site.run(&["sync"]).is(1);
+    assert!(run.err.contains("st-one-1.0-1.noarch.rpm"), "{}", run.err);
+    assert_ne!(site.snapshot(), id);
+    assert!(!blob.exists(), "nothing takes it for what it was");
+    std::fs::remove_file(site.path("rpms/st-more-1.0-1.noarch.rpm")).expect("ours");
+    assert_eq!(site.snapshot(), id);
 }
