@@ -1,21 +1,16 @@
-//! From the manifest to staged trees: all repositories of one source are one job.
-//!
-//! A source is listed once and fetched once, however many places ask for it; then each place gets
-//! its tree. What fails for one place alone does not stop the others of its source.
+//! One repository on its way from the manifest to a staged tree: what is wanted, what is there, what is to be done.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use git2::Repository;
-use toolkit::backoff::Backoff;
 
-use crate::attempt::{Try, Via};
 use crate::cache::Cache;
 use crate::cli::Mode;
-use crate::fault::{Cause, Fault, Retry};
-use crate::fleet::{self, Fleet, Known};
-use crate::git::{self, Head, Target, Want};
+use crate::fault::{Cause, Fault};
+use crate::fleet::{Fleet, Known};
+use crate::git::{Head, Target, Want};
 use crate::http::Client;
 use crate::lockfile::Lock;
 use crate::manifest::{Repo, Signed};
@@ -103,7 +98,7 @@ pub(crate) enum Progress {
 
 /// A repository whose values passed the checks.
 pub(crate) struct Job<'a> {
-    number: usize,
+    pub(crate) number: usize,
     pub(crate) repo: Cow<'a, Repo>,
     pub(crate) dest: Cow<'a, Path>,
     pub(crate) source: Source,
@@ -124,7 +119,7 @@ pub(crate) struct Job<'a> {
     /// A git directory whose objects need not be fetched again.
     pub(crate) like: Option<PathBuf>,
     /// Why it did not come from where it was looked for before.
-    failed: Option<Fault>,
+    pub(crate) failed: Option<Fault>,
 }
 
 /// What a source is called, with the credentials that it has.
@@ -143,185 +138,8 @@ fn base(manifest: &Path) -> &Path {
     manifest.parent().unwrap_or(Path::new("."))
 }
 
-/// Works on all members of one source. Says so before it waits for a server.
-pub(crate) fn work(
-    setup: &Setup<'_>,
-    members: &[Member<'_>],
-    waits: &dyn Fn(),
-) -> Vec<(usize, Result<Progress, Fault>)> {
-    let mut results = Vec::new();
-    let mut pending = Vec::new();
-    for member in members {
-        match Job::new(setup, member).and_then(|job| job.look(setup)) {
-            Ok(Ready::Done(progress)) => results.push((member.number, Ok(progress))),
-            Ok(Ready::Pending(job)) => pending.push(*job),
-            Err(fault) => results.push((member.number, Err(fault))),
-        }
-    }
-    if pending.is_empty() {
-        return results;
-    }
-    let source = pending[0].source.clone();
-    let vias = match vias(setup, &source) {
-        Ok(vias) => vias,
-        Err(fault) => {
-            results.extend(pending.into_iter().map(|job| (job.number, Err(fault.clone()))));
-            return results;
-        }
-    };
-    for (number, via) in vias.iter().enumerate() {
-        let left = from(setup, &source, via, pending, &mut results, waits);
-        pending = Vec::new();
-        for (mut job, fault) in left {
-            let elsewhere = matches!(fault.cause, Cause::Network | Cause::Auth | Cause::Ref);
-            let fault = match job.failed.take() {
-                Some(before) => Fault { message: format!("{}; then {}", before.message, fault.message), ..fault },
-                None => fault,
-            };
-            if elsewhere && number + 1 < vias.len() {
-                job.failed = Some(fault);
-                pending.push(job);
-            } else {
-                results.push((job.number, Err(fault)));
-            }
-        }
-        if pending.is_empty() {
-            break;
-        }
-    }
-    results
-}
-
-/// Where `source` is looked for, in this order.
-fn vias(setup: &Setup<'_>, source: &Source) -> Result<Vec<Via>, Fault> {
-    if let Source::Local(_) = source {
-        return Ok(vec![Via::From(source.clone(), None)]);
-    }
-    let mut vias = Vec::new();
-    for (number, fleet) in setup.fleets.iter().enumerate() {
-        let there = source.mirrored(&fleet.mirror).map_err(|why| Fault::new(Cause::Manifest, why))?;
-        vias.push(Via::From(there, Some(number)));
-    }
-    if !setup.offline && (vias.is_empty() || setup.fallback) {
-        vias.push(Via::From(source.clone(), None));
-    }
-    if setup.offline && setup.cache.is_some() {
-        vias.push(Via::Cache);
-    }
-    if vias.is_empty() { Err(git::offline()) } else { Ok(vias) }
-}
-
-/// Takes what `pending` asks for from `via`; returns the jobs that failed.
-fn from<'a>(
-    setup: &Setup<'_>,
-    source: &Source,
-    via: &Via,
-    mut pending: Vec<Job<'a>>,
-    results: &mut Vec<(usize, Result<Progress, Fault>)>,
-    waits: &dyn Fn(),
-) -> Vec<(Job<'a>, Fault)> {
-    let place = source.mirror_path().ok().flatten();
-    let mut refused = Vec::new();
-    // An index that decides costs its server nothing, so it needs no slot.
-    let mut known = match (setup.refs, via, &place) {
-        (Some(index), _, Some(place)) => match fleet::given(index, place) {
-            Ok(Some(known)) => Some(known),
-            // Nothing says what its refs are; a commit needs no ref.
-            other => {
-                let why = other.err().unwrap_or_else(|| format!("it has no repository {place}"));
-                let fault = Fault::new(Cause::Ref, format!("the refs index that was given does not help: {why}"));
-                let (commits, left) = pending.into_iter().partition(|job| matches!(job.want, Want::Commit(_)));
-                pending = commits;
-                refused = left.into_iter().map(|job| (job, fault.clone())).collect();
-                None
-            }
-        },
-        (None, Via::From(Source::Http(_), Some(number)), Some(place)) => {
-            setup.fleets[*number].find(setup.client, place, Instant::now() + setup.timeout)
-        }
-        _ => None,
-    };
-    if let Some(known) = &known {
-        pending.retain(|job| match job.decided(setup, known) {
-            Some(progress) => {
-                results.push((job.number, progress));
-                false
-            }
-            None => true,
-        });
-    }
-    if pending.is_empty() {
-        return refused;
-    }
-    // Whatever the mirror's own index says of refs by now, a pack that it names has the commit.
-    if let (Some(_), Some(known), Via::From(Source::Http(_), Some(number)), Some(place)) =
-        (setup.refs, &mut known, via, &place)
-    {
-        let index = setup.fleets[*number].find(setup.client, place, Instant::now() + setup.timeout);
-        known.packs = index.map(|index| index.packs).unwrap_or_default();
-    }
-    let local = matches!(via, Via::From(Source::Local(_), _));
-    if !local {
-        waits();
-    }
-    // Before the slot, which others could use meanwhile.
-    let cache = match (setup.cache, &place) {
-        (Some(cache), Some(place)) if !local => match cache.hold(place, setup.mode, Instant::now() + setup.timeout) {
-            Ok(entry) => Some(entry),
-            Err(fault) => {
-                refused.extend(pending.into_iter().map(|job| (job, fault.clone())));
-                return refused;
-            }
-        },
-        _ => None,
-    };
-    let host = match via {
-        Via::From(Source::Http(url), _) => Some(&url.authority),
-        Via::From(Source::Other(url), _) => Some(&url.authority),
-        Via::From(Source::Local(_), _) | Via::Cache => None,
-    };
-    let mut slot = host.map(|host| setup.slots.take(host));
-    // Waiting for a slot is no network time.
-    let deadline = Instant::now() + setup.timeout;
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
-    let mut lasting = refused;
-    for attempt in 0.. {
-        let tried = Try { setup, via, known: known.as_ref(), cache: cache.as_ref(), deadline };
-        let each: Vec<Result<Attempt, Fault>> = match tried.run(&pending, &mut slot) {
-            Ok(each) => each,
-            Err(fault) => pending.iter().map(|_| Err(fault.clone())).collect(),
-        };
-        let mut left = Vec::new();
-        for (job, result) in pending.into_iter().zip(each) {
-            match result.and_then(|attempt| job.progress(setup, attempt)) {
-                Ok(progress) => results.push((job.number, Ok(progress))),
-                Err(fault) if fault.retry == Retry::Never => lasting.push((job, fault)),
-                Err(fault) => left.push((job, fault)),
-            }
-        }
-        let Some((_, fault)) = left.first() else { break };
-        let pause = match fault.retry {
-            Retry::After(pause) => pause,
-            Retry::Soon | Retry::Never => backoff.next_delay(),
-        };
-        // The pause may be any number that a server thought of.
-        let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
-        if attempt == u32::from(setup.retries) || !in_time {
-            let times = if attempt == 0 { String::new() } else { format!(" (after {} attempts)", attempt + 1) };
-            let ended = |fault: Fault| Fault { message: format!("{}{times}", fault.message), ..fault };
-            lasting.extend(left.into_iter().map(|(job, fault)| (job, ended(fault))));
-            break;
-        }
-        pending = left.into_iter().map(|(job, _)| job).collect();
-        std::thread::sleep(pause);
-        if slot.is_none() {
-            slot = host.map(|host| setup.slots.take(host));
-        }
-    }
-    lasting
-}
-
-enum Ready<'a> {
+/// What a look at the place has come to.
+pub(crate) enum Ready<'a> {
     Done(Progress),
     Pending(Box<Job<'a>>),
 }
@@ -336,7 +154,7 @@ pub(crate) enum Attempt {
 }
 
 impl<'a> Job<'a> {
-    fn new(setup: &Setup<'_>, member: &Member<'a>) -> Result<Self, Fault> {
+    pub(crate) fn new(setup: &Setup<'_>, member: &Member<'a>) -> Result<Self, Fault> {
         let number = member.number;
         let (repo, dest) = match &member.what {
             What::Listed(repo, dest) => (*repo, *dest),
@@ -413,7 +231,7 @@ impl<'a> Job<'a> {
     }
 
     /// Looks at the place; a pin that is in place is done.
-    fn look(mut self, setup: &Setup<'_>) -> Result<Ready<'a>, Fault> {
+    pub(crate) fn look(mut self, setup: &Setup<'_>) -> Result<Ready<'a>, Fault> {
         if !self.chain.is_empty() {
             return Ok(Ready::Pending(Box::new(self)));
         }
@@ -486,13 +304,13 @@ impl<'a> Job<'a> {
     }
 
     /// What the refs index alone decides.
-    fn decided(&self, setup: &Setup<'_>, known: &Known) -> Option<Result<Progress, Fault>> {
+    pub(crate) fn decided(&self, setup: &Setup<'_>, known: &Known) -> Option<Result<Progress, Fault>> {
         let target = self.want.find(&known.heads).ok()?;
         let attempt = self.decide(setup, &target)?;
         Some(self.progress(setup, attempt))
     }
 
-    fn progress(&self, setup: &Setup<'_>, attempt: Attempt) -> Result<Progress, Fault> {
+    pub(crate) fn progress(&self, setup: &Setup<'_>, attempt: Attempt) -> Result<Progress, Fault> {
         match attempt {
             Attempt::Same => self.unchanged(setup, self.clean.as_ref().expect("only a clean place can be the same")),
             Attempt::New(new) => Ok(Progress::Planned { old: self.old.clone(), new }),

@@ -19,6 +19,7 @@
 
 mod assemble;
 mod attempt;
+mod batch;
 mod cache;
 mod checkout;
 pub mod cli;

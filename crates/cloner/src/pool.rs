@@ -13,8 +13,9 @@ use toolkit::Io;
 
 use crate::Entry;
 use crate::assemble::{self, Node};
+use crate::batch;
 use crate::fault::Fault;
-use crate::job::{self, Member, Progress, Setup, What};
+use crate::job::{Member, Progress, Setup, What};
 use crate::progress;
 
 /// What one worker does at a time: members of one source, and the name of that.
@@ -157,7 +158,7 @@ fn worker<'a>(setup: &Setup<'_>, work: &Mutex<Receiver<Group<'a>>>, to_dealer: &
         if interactive {
             say(Event::Begun(name.clone()));
         }
-        let worked = job::work(setup, &group.members, &waits);
+        let worked = batch::run(setup, &group.members, &waits);
         say(Event::Done(group.key, name, worked));
     }
 }
