@@ -9,32 +9,26 @@
 //! transaction. Objects are never pruned while something may still point at them.
 
 mod bundle;
+mod pins;
 pub(crate) mod published;
+mod run;
 mod upstream;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use toolkit::lock::FileLock;
-use toolkit::process::Group;
 
 use crate::config::Limits;
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::Repo;
 use crate::store::Store;
 pub(crate) use bundle::{Pinned, Scrap};
+pub(crate) use run::{CONFIG, closed_environment};
 pub(crate) use upstream::{Upstream, check_path};
-
-/// Largest output of one git command that is read.
-const MAX_OUTPUT: u64 = 64 << 20;
-/// Commands that do not touch the network end by then.
-const LOCAL: Duration = Duration::from_secs(120);
 
 /// What old programs wrote into commits that many repositories still have; it is no damage.
 const HISTORICAL: [&str; 8] = [
@@ -47,22 +41,6 @@ const HISTORICAL: [&str; 8] = [
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 ];
-
-/// Configuration that every git child reads; `ROOT/gitconfig`.
-pub(crate) const CONFIG: &str = "\
-[safe]
-\tdirectory = *
-[gc]
-\tauto = 0
-[maintenance]
-\tauto = false
-[protocol]
-\tversion = 2
-[http]
-\tfollowRedirects = initial
-[advice]
-\tdetachedHead = false
-";
 
 /// The refs of a repository.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -189,46 +167,6 @@ impl<'a> Git<'a> {
         toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))
     }
 
-    /// Makes `refs/stacktira/snap/ID/…` point at what a snapshot holds, in one transaction.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`] when an object is missing.
-    pub(crate) fn pin(&self, repo: &Repo, id: &Digest) -> Result<()> {
-        let directory = self.directory(&repo.path);
-        self.remove_stale_locks(&directory)?;
-        self.pin_in(&directory, repo, id)
-    }
-
-    fn pin_in(&self, directory: &Path, repo: &Repo, id: &Digest) -> Result<()> {
-        if repo.refs.is_empty() {
-            return Ok(());
-        }
-        let mut script = String::from("start\n");
-        for (name, target) in &repo.refs {
-            let short = name.strip_prefix("refs/").unwrap_or(name);
-            script.push_str(&format!("update refs/stacktira/snap/{id}/{short} {target}\n"));
-        }
-        script.push_str("prepare\ncommit\n");
-        let mut update = self.command(Some(directory), None);
-        update.args(["update-ref", "--stdin"]);
-        self.local_run(update, Some(script.into_bytes()), &repo.path).map(|_| ())
-    }
-
-    /// Returns which of a snapshot's pins are missing or point elsewhere.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`].
-    pub(crate) fn unpinned(&self, repo: &Repo, id: &Digest) -> Result<Vec<String>> {
-        let directory = self.directory(&repo.path);
-        let prefix = format!("refs/stacktira/snap/{id}/");
-        let pins = if directory.is_dir() { self.refs(&directory, &[&prefix])? } else { BTreeMap::new() };
-        let missing = |name: &str, target: &String| {
-            let short = name.strip_prefix("refs/").unwrap_or(name);
-            pins.get(&format!("{prefix}{short}")) != Some(target)
-        };
-        Ok(repo.refs.iter().filter(|(name, target)| missing(name, target)).map(|(name, _)| name.clone()).collect())
-    }
-
     /// Hashes every object again and checks that everything that any ref reaches is there.
     ///
     /// # Errors
@@ -240,31 +178,6 @@ impl<'a> Git<'a> {
         }
         fsck.args(["fsck", "--full", "--no-dangling", "--no-progress"]);
         self.run(fsck, None, self.limits.total).map(|_| ()).map_err(|message| Error::rejected(path, message))
-    }
-
-    /// Removes the pins of snapshots that `keep` does not name.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`].
-    pub(crate) fn unpin(&self, path: &str, keep: impl Fn(&str) -> bool) -> Result<usize> {
-        let directory = self.directory(path);
-        let pins = self.refs(&directory, &["refs/stacktira/snap/"])?;
-        let stale: Vec<&String> = pins
-            .keys()
-            .filter(|name| {
-                let id = name.strip_prefix("refs/stacktira/snap/").and_then(|rest| rest.split('/').next());
-                !id.is_some_and(&keep)
-            })
-            .collect();
-        if stale.is_empty() {
-            return Ok(0);
-        }
-        self.remove_stale_locks(&directory)?;
-        let script: String = stale.iter().map(|name| format!("delete {name}\n")).collect();
-        let mut update = self.command(Some(&directory), None);
-        update.args(["update-ref", "--stdin"]);
-        self.local_run(update, Some(script.into_bytes()), path)?;
-        Ok(stale.len())
     }
 
     /// Packs a repository anew when many small packs have come together. Objects that nothing reaches stay for git's own
@@ -375,113 +288,6 @@ impl<'a> Git<'a> {
         let url = toolkit::redact::url(&upstream.url);
         Err(Error::unavailable(upstream.path.clone(), format!("cannot fetch from {url}: {last}")))
     }
-
-    /// A git command with a closed environment.
-    fn command(&self, directory: Option<&Path>, upstream: Option<&Upstream>) -> Command {
-        let mut command = Command::new("git");
-        closed_environment(&mut command);
-        command.env("GIT_CONFIG_GLOBAL", self.store.path("gitconfig"));
-        // A server may send its clients from http to https, never elsewhere.
-        let protocols = match upstream.map_or("file", |upstream| upstream.protocol) {
-            "http" => "http:https",
-            other => other,
-        };
-        command.env("GIT_ALLOW_PROTOCOL", protocols);
-        let stall = self.limits.stall.as_secs().max(1).to_string();
-        let mut settings = vec![("http.lowSpeedLimit", "1".to_owned()), ("http.lowSpeedTime", stall)];
-        if let Some(upstream) = upstream {
-            if upstream.protocol == "ssh" {
-                for name in ["HOME", "SSH_AUTH_SOCK"] {
-                    if let Some(value) = std::env::var_os(name) {
-                        command.env(name, value);
-                    }
-                }
-                command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10");
-            } else {
-                for name in ["http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO"] {
-                    if let Some(value) = std::env::var_os(name) {
-                        command.env(name, value);
-                    }
-                }
-            }
-        }
-        let header;
-        if let Some((base, value)) = upstream.and_then(|upstream| upstream.authorization.as_ref()) {
-            // Bound to its own host: neither git nor curl takes it along to another one.
-            header = format!("http.{base}.extraHeader");
-            settings.push((&header, value.expose().to_owned()));
-        }
-        command.env("GIT_CONFIG_COUNT", settings.len().to_string());
-        for (index, (key, value)) in settings.iter().enumerate() {
-            command.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
-        }
-        if let Some(directory) = directory {
-            command.arg("--git-dir").arg(directory);
-        }
-        command
-    }
-
-    fn local_run(&self, command: Command, stdin: Option<Vec<u8>>, what: &str) -> Result<String> {
-        self.run(command, stdin, LOCAL).map_err(|message| Error::rejected(what, message))
-    }
-
-    fn run(
-        &self,
-        mut command: Command,
-        stdin: Option<Vec<u8>>,
-        limit: Duration,
-    ) -> std::result::Result<String, String> {
-        command.stdin(match (&stdin, self.lock) {
-            (Some(_), _) => Stdio::piped(),
-            (None, Some(lock)) => Stdio::from(lock.file().try_clone().map_err(|error| error.to_string())?),
-            (None, None) => Stdio::null(),
-        });
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut group = Group::spawn(&mut command).map_err(|error| format!("cannot run git: {error}"))?;
-        let child = group.child();
-        let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let read = |pipe: Option<Box<dyn Read + Send>>, limit| {
-            pipe.map_or_else(|| Ok(Vec::new()), |pipe| files::read_to_limit(pipe, limit))
-        };
-        let boxed = |pipe: std::process::ChildStderr| Box::new(pipe) as Box<dyn Read + Send>;
-        let deadline = Instant::now() + limit;
-        std::thread::scope(|scope| {
-            let writer = input.zip(stdin).map(|(mut pipe, bytes)| scope.spawn(move || pipe.write_all(&bytes)));
-            let output =
-                scope.spawn(move || read(output.map(|pipe| Box::new(pipe) as Box<dyn Read + Send>), MAX_OUTPUT));
-            let errors = scope.spawn(move || read(errors.map(boxed), 1 << 20));
-            let status = match group.wait_until(deadline).map_err(|error| error.to_string())? {
-                Some(status) => {
-                    // Nothing of the command outlives it, so the pipes end.
-                    group.signal(nix::sys::signal::Signal::SIGKILL);
-                    status
-                }
-                None => {
-                    group.terminate(Duration::from_secs(1)).map_err(|error| error.to_string())?;
-                    return Err(format!("not done after {}", toolkit::duration::format(limit)));
-                }
-            };
-            let joined = "a reader does not panic";
-            let errors = errors.join().expect(joined).unwrap_or_default();
-            let written = writer.map(|writer| writer.join().expect(joined));
-            if !status.success() {
-                return Err(last_words(&errors).unwrap_or_else(|| format!("git failed: {status}")));
-            }
-            if let Some(Err(error)) = written {
-                return Err(format!("git did not read its input: {error}"));
-            }
-            let output = output.join().expect(joined).map_err(|error| format!("git's output: {error}"))?;
-            String::from_utf8(output).map_err(|_| "git's output is not UTF-8".to_owned())
-        })
-    }
-}
-
-/// Leaves a git child only what it needs.
-pub(crate) fn closed_environment(command: &mut Command) {
-    command.env_clear();
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()));
-    command.env("LC_ALL", "C").env("HOME", "/nonexistent");
-    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
 }
 
 /// Whether a mirror has what its upstream has. An upstream need not say what its HEAD is.
@@ -491,12 +297,4 @@ fn is_same(local: &Refs, remote: &Refs) -> bool {
 
 fn repo(path: &str, refs: Refs) -> Repo {
     Repo { path: path.to_owned(), head: refs.head, refs: refs.refs, peeled: refs.peeled }
-}
-
-/// Returns the line of git's complaint that says most: the first `fatal:` or `error:`, else the last line.
-fn last_words(errors: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(errors);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let line = lines.iter().find(|line| line.starts_with("fatal:")).or_else(|| lines.last())?;
-    Some(line.trim_start_matches("fatal: ").chars().take(300).collect())
 }

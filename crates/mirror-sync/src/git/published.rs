@@ -174,7 +174,7 @@ impl Git<'_> {
         let directory = self.directory(&repo.path);
         let mut peel = self.command(Some(&directory), None);
         peel.args(["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{target}^{{commit}}")]);
-        let Ok(commit) = self.run(peel, None, super::LOCAL) else { return Ok(None) };
+        let Ok(commit) = self.run(peel, None, super::run::LOCAL) else { return Ok(None) };
         let commit = commit.trim().to_owned();
         // The index of packs knows SHA-1 ids alone.
         if commit.len() != 40 {
