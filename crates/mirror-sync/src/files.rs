@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(crate) use toolkit::files::{open_regular, read_bounded, read_to_limit};
+pub(crate) use toolkit::files::{open_regular, read_bounded, read_regular, read_to_limit};
 
 use crate::error::{Error, Result};
 

@@ -2,7 +2,7 @@
 //!
 //! | Function | Symbolic links | Pipes, sockets, devices | For |
 //! |---|---|---|---|
-//! | [`open_regular`] | refused | refused | what lies where somebody else could have put a link |
+//! | [`open_regular`], [`read_regular`] | refused | refused | what lies where somebody else could have put a link |
 //! | [`open_named`], [`read_bounded`] | followed | refused | paths from settings and other files |
 //! | [`read_given`] | followed | read, a pipe is waited for | paths of a command line, such as `<(command)` |
 //!
@@ -53,12 +53,23 @@ fn refusal(kind: ErrorKind, what: &str) -> io::Error {
     io::Error::new(kind, format!("{what}, where a file is expected"))
 }
 
+/// Reads a regular file, not by a symbolic link.
+///
+/// # Errors
+/// Those of [`open_regular`] and [`read_to_limit`].
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_whole(open_regular(path)?, limit)
+}
+
 /// Reads a regular file that was named; symbolic links are followed.
 ///
 /// # Errors
 /// Those of [`open_named`] and [`read_to_limit`].
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_named(path)?;
+    read_whole(open_named(path)?, limit)
+}
+
+fn read_whole(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let likely = file.metadata()?.len().min(limit);
     read_into(Vec::with_capacity(usize::try_from(likely).unwrap_or(0) + 1), file, limit)
 }
@@ -155,7 +166,8 @@ mod tests {
         assert_eq!(read_bounded(&link, 9).expect("followed"), b"text");
         assert_eq!(read_given(&link, 9).expect("followed"), b"text");
         assert_eq!(said(open_regular(&link)).0, ErrorKind::InvalidInput);
-        assert_eq!(read_to_limit(open_regular(&file).expect("a file"), 9).expect("read"), b"text");
+        assert_eq!(said(read_regular(&link, 9)).0, ErrorKind::InvalidInput);
+        assert_eq!(read_regular(&file, 9).expect("read"), b"text");
         // A link on the way is no link at the end.
         let below = scratch.path().join("below");
         std::os::unix::fs::symlink(scratch.path(), &below).expect("a link");
@@ -173,7 +185,7 @@ mod tests {
         let path = scratch.path().join("file");
         for (length, fits) in [(0, true), (2048, true), (2049, false), (1 << 40, false)] {
             File::create(&path).and_then(|file| file.set_len(length)).expect("a file");
-            for read in [read_bounded(&path, 2048), read_given(&path, 2048)] {
+            for read in [read_bounded(&path, 2048), read_regular(&path, 2048), read_given(&path, 2048)] {
                 match read {
                     Ok(bytes) => assert!(fits && bytes.len() as u64 == length, "{length}"),
                     Err(error) => {

@@ -142,7 +142,7 @@ impl<'a> Git<'a> {
                 fetch.arg(&directory).arg(format!("+{name}:{name}"));
                 let _ = self.run(fetch, None, self.limits.total);
             }
-            let head = fs::read(directory.join("HEAD")).map_err(Error::read(&directory))?;
+            let head = files::read_bounded(&directory.join("HEAD"), 4096).map_err(Error::read(&directory))?;
             fs::write(work.join("HEAD"), head).map_err(Error::write(&work))?;
             let damaged = self.store.temporary("damaged");
             fs::rename(&directory, &damaged).map_err(Error::write(&directory))?;

@@ -336,7 +336,7 @@ impl Manifest {
     /// [`Error::NoSnapshot`]; [`Error::Damaged`] when the bytes have another digest.
     pub(crate) fn load(store: &Store, id: &Digest) -> Result<Self> {
         let path = store.path(format!("pub/snap/{id}/manifest.json"));
-        let bytes = match crate::files::read_bounded(&path, 512 << 20) {
+        let bytes = match crate::files::read_regular(&path, 512 << 20) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::no_snapshot(id)),
             other => other.map_err(Error::read(&path))?,
         };

@@ -7,7 +7,6 @@
 mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +24,9 @@ use crate::sign::{Keyring, SigningKey};
 use crate::snapshot;
 use crate::store::Store;
 use repair::Repair;
+
+/// Largest file that is read whole: what is signed, and signatures.
+const MAX_SIGNED: u64 = 512 << 20;
 
 /// Verifies the whole mirror; with `repair` what is damaged is brought again, and what cannot be is named.
 ///
@@ -173,7 +175,7 @@ impl<'a> Check<'a> {
 
     fn signature(&mut self, base: &Path, id: &Digest, keyring: &Keyring) {
         let manifest = base.join("manifest.json");
-        match fs::read(&manifest) {
+        match files::read_regular(&manifest, MAX_SIGNED) {
             Ok(bytes) => {
                 let damage = Damage::Signature(id.clone());
                 self.detached(&bytes, &base.join("manifest.json.sig"), keyring, damage);
@@ -194,7 +196,7 @@ impl<'a> Check<'a> {
                 Signed::Release(directory) => self.release(&base.join(directory), keyring, &damage),
                 Signed::Repomd => {
                     let path = base.join("repodata/repomd.xml");
-                    match fs::read(&path) {
+                    match files::read_regular(&path, MAX_SIGNED) {
                         Ok(bytes) => {
                             let signature = base.join("repodata/repomd.xml.asc");
                             self.detached(&bytes, &signature, keyring, damage.clone());
@@ -207,12 +209,13 @@ impl<'a> Check<'a> {
     }
 
     fn release(&mut self, directory: &Path, keyring: &Keyring, damage: &Damage) {
-        let release = match fs::read_to_string(directory.join("Release")) {
+        let release = match files::read_regular(&directory.join("Release"), MAX_SIGNED).and_then(toolkit::files::text) {
             Ok(text) => text,
             Err(error) => return self.found(&directory.join("Release"), &error.to_string(), damage.clone()),
         };
         let signed = directory.join("InRelease");
-        match fs::read(&signed).map_err(|error| error.to_string()).and_then(|bytes| keyring.verify_cleartext(&bytes)) {
+        let read = files::read_regular(&signed, MAX_SIGNED).map_err(|error| error.to_string());
+        match read.and_then(|bytes| keyring.verify_cleartext(&bytes)) {
             Ok(text) if text == release => {}
             Ok(_) => self.found(&signed, "differs from Release", damage.clone()),
             Err(message) => self.found(&signed, &message, damage.clone()),
@@ -221,7 +224,7 @@ impl<'a> Check<'a> {
     }
 
     fn detached(&mut self, content: &[u8], signature: &Path, keyring: &Keyring, damage: Damage) {
-        let verified = fs::read(signature)
+        let verified = files::read_regular(signature, MAX_SIGNED)
             .map_err(|error| error.to_string())
             .and_then(|bytes| keyring.verify_detached(content, &bytes));
         if let Err(message) = verified {

@@ -249,6 +249,27 @@ fn damage_is_repaired_or_refused_by_name() {
     drop(held);
 }
 
+/// The server gives nothing by a link, whatever it leads to.
+#[test]
+fn a_link_in_the_place_of_a_published_file_is_damage() {
+    if !has("dpkg-deb") {
+        return;
+    }
+    let site = Site::new();
+    site.deb("st-a", "1.0", "");
+    let base = site.published(&site.snapshot());
+    let names = ["Release", "InRelease", "Release.gpg"].map(|name| format!("deb/debian/dists/bookworm/{name}"));
+    for (number, name) in names.iter().map(String::as_str).chain(["manifest.json.sig"]).enumerate() {
+        let (file, aside) = (base.join(name), site.path(&format!("aside{number}")));
+        std::fs::rename(&file, &aside).expect("ours");
+        std::os::unix::fs::symlink(&aside, &file).expect("a link");
+        let found = site.run(&["verify"]).is(1).out;
+        assert!(found.contains(&format!("{name}: a symbolic link, where a file is expected")), "{found}");
+        site.run(&["verify", "--repair"]).is(0);
+        assert!(file.symlink_metadata().expect("there").is_file(), "{name}");
+    }
+}
+
 #[test]
 fn the_second_writer_is_told_at_once_and_readers_do_not_wait() {
     let site = Site::new();
