@@ -113,8 +113,7 @@ fn an_export_is_the_commits_tree_with_modes_and_links() {
             ("link", Content::Link("bin/run")),
         ],
     );
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    let scratch = Scratch::of(&server);
     scratch.run(&["--mode", "export"]).code(0);
     assert_eq!(files(&scratch.root().join("m")), [".gitattributes", "bin/run", "hidden", "link"]);
     assert_eq!(scratch.read("m/hidden"), "here\n$Format:%H$\n");
@@ -127,8 +126,7 @@ fn an_export_is_the_commits_tree_with_modes_and_links() {
 fn changes_upstream_are_followed_and_force_pushes_too() {
     let server = GitServer::start();
     let (repo, first) = one_file(&server, "1");
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    let scratch = Scratch::of(&server);
     for mode in ["export", "clone"] {
         scratch.run(&["--mode", mode]).code(0);
         let second = repo.commit("main", &[("other", Content::File("2"))]);
@@ -189,8 +187,7 @@ fn the_only_repository_is_named_once() {
 fn a_plan_says_what_would_be_done_and_touches_nothing() {
     let server = GitServer::start();
     let (repo, first) = one_file(&server, "1");
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    let scratch = Scratch::of(&server);
     let ran = scratch.run(&["--plan"]).code(0);
     assert_eq!(ran.out, format!("m (m) would-place at {}\n", &first[..12]));
     assert!(!scratch.root().exists());
@@ -225,8 +222,7 @@ fn a_mirror_stands_in_for_every_host() {
 fn status_and_verify_need_no_network() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+    let scratch = Scratch::of(&server);
     assert_eq!(scratch.run(&["--status", "--json"]).code(1).state("m"), "absent");
     scratch.run(&["--mode", "export"]).code(0);
     drop(server);

@@ -138,7 +138,7 @@ fn no_hook_filter_or_configuration_of_the_user_is_run() {
     let server = GitServer::start();
     let repo = server.repo("m.git");
     repo.commit("main", &[(".gitattributes", Content::File("* filter=evil\n")), ("x", Content::File("y"))]);
-    let scratch = Scratch::new();
+    let scratch = Scratch::of(&server);
     let marker = scratch.path("marker");
     let template = scratch.path("template/hooks");
     std::fs::create_dir_all(&template).expect("made");
@@ -159,7 +159,6 @@ fn no_hook_filter_or_configuration_of_the_user_is_run() {
         ),
     )
     .expect("written");
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
     scratch.run(&["--mode", "clone"]).code(0);
     assert!(!marker.exists());
     assert!(!scratch.root().join("m/.git/hooks/post-checkout").exists());

@@ -1,6 +1,7 @@
 //! The real binary against real git servers and repositories on loopback.
 
 mod basics;
+mod credentials;
 mod generations;
 mod given;
 mod hostile;

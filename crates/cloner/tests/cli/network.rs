@@ -6,19 +6,13 @@ use test_support::git::{Behaviour, Content, GitServer};
 
 use crate::support::{Scratch, one_file, said};
 
-fn scratch_for(server: &GitServer) -> Scratch {
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
-    scratch
-}
-
 #[test]
 fn a_silent_and_a_dripping_server_end_with_the_time_limit() {
     let server = GitServer::start();
     one_file(&server, "1");
     for behaviour in [Behaviour::Hang, Behaviour::Drip] {
         server.behave(behaviour.clone());
-        let scratch = scratch_for(&server);
+        let scratch = Scratch::of(&server);
         let start = Instant::now();
         let ran = scratch.run(&["--json", "--timeout", "1s"]).code(1);
         assert!(start.elapsed() < Duration::from_secs(4), "{behaviour:?} took {:?}", start.elapsed());
@@ -98,13 +92,13 @@ fn passing_failures_are_tried_again_and_lasting_ones_are_not() {
     let server = GitServer::start();
     one_file(&server, "1");
     server.behave(Behaviour::StatusTimes(503, 2));
-    scratch_for(&server).run(&["--retries", "2"]).code(0);
+    Scratch::of(&server).run(&["--retries", "2"]).code(0);
     server.behave(Behaviour::StatusTimes(503, 2));
-    scratch_for(&server).run(&["--retries", "1"]).code(1);
+    Scratch::of(&server).run(&["--retries", "1"]).code(1);
     for (status, cause) in [(401, "auth"), (403, "auth"), (404, "network")] {
         server.behave(Behaviour::Status(status, String::new()));
         drop(server.requests());
-        assert_eq!(scratch_for(&server).run(&["--json", "--retries", "5"]).code(1).cause("m"), cause);
+        assert_eq!(Scratch::of(&server).run(&["--json", "--retries", "5"]).code(1).cause("m"), cause);
         assert_eq!(server.requests().len(), 1, "{status}");
     }
 }
@@ -116,135 +110,10 @@ fn retry_after_is_honoured_within_the_time_limit() {
     for wait in ["3600", "18446744073709551615"] {
         server.behave(Behaviour::Status(429, format!("Retry-After: {wait}")));
         let start = Instant::now();
-        scratch_for(&server).run(&["--retries", "5", "--timeout", "20s"]).code(1);
+        Scratch::of(&server).run(&["--retries", "5", "--timeout", "20s"]).code(1);
         assert!(start.elapsed() < Duration::from_secs(3), "such a wait does not fit, so there is none");
         assert_eq!(server.requests().len(), 1);
     }
-}
-
-#[test]
-fn credentials_go_to_their_own_server_only() {
-    let (ours, theirs) = (GitServer::start(), GitServer::start());
-    one_file(&ours, "1");
-    one_file(&theirs, "1");
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: 'http://me:pw@{}/m.git', dest: m}}\n", ours.authority()));
-    ours.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
-    scratch.run(&["--mode", "export"]).code(0);
-    ours.behave(Behaviour::Redirect(format!("http://{}", theirs.authority())));
-    drop(ours.requests());
-    scratch.run_with(&["--mode", "export"], &["--m::dest=n"]).code(0);
-    assert!(ours.requests()[0].authorization.is_some());
-    let seen = theirs.requests();
-    assert!(seen.len() > 1, "the redirect holds for the fetch too");
-    assert!(seen.iter().all(|request| request.authorization.is_none()));
-}
-
-#[test]
-fn credentials_come_from_netrc_too() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let server = GitServer::start();
-    one_file(&server, "1");
-    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
-    let scratch = scratch_for(&server);
-    assert_eq!(scratch.run(&["--json"]).code(1).cause("m"), "auth");
-    let netrc = scratch.path(".netrc");
-    std::fs::write(&netrc, "machine 127.0.0.1 login me password pw\n").expect("written");
-    std::fs::set_permissions(&netrc, std::fs::Permissions::from_mode(0o644)).expect("set");
-    assert!(scratch.run(&[]).code(1).err.contains("others may read it"));
-    std::fs::set_permissions(&netrc, std::fs::Permissions::from_mode(0o600)).expect("set");
-    scratch.run(&[]).code(0);
-    assert_eq!(scratch.read("m/file"), "1");
-}
-
-#[test]
-fn credentials_come_from_gits_helpers_when_they_are_wanted() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let (server, other) = (GitServer::start(), GitServer::start());
-    one_file(&server, "1");
-    one_file(&other, "1");
-    let scratch = scratch_for(&server);
-    let helper = scratch.path("helper");
-    let log = scratch.path("asked");
-    std::fs::write(&helper, format!("#!/bin/sh\ncat >> {}\necho username=me\necho password=pw\n", log.display()))
-        .expect("written");
-    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("set");
-    std::fs::write(scratch.path(".gitconfig"), format!("[credential]\n\thelper = {}\n", helper.display()))
-        .expect("written");
-    let run = || {
-        let mut command = scratch.command(&["--json"]);
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("repos.yaml");
-        crate::support::Ran::from(command.output().expect("it runs"))
-    };
-    run().code(0);
-    assert!(!log.exists(), "a server that wants none gets none");
-    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
-    drop(std::fs::remove_dir_all(scratch.root()));
-    run().code(0);
-    let asked = std::fs::read_to_string(&log).expect("the helper was asked");
-    assert_eq!(asked.matches("protocol=http\n").count(), 1, "once for a server: {asked}");
-    // Nobody is asked about a server that the manifest does not name.
-    other.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
-    server.behave(Behaviour::Redirect(format!("http://{}", other.authority())));
-    drop(std::fs::remove_dir_all(scratch.root()));
-    std::fs::remove_file(&log).expect("removed");
-    assert_eq!(run().code(1).cause("m"), "auth");
-    assert!(!log.exists());
-    assert!(other.requests().iter().all(|request| request.authorization.is_none()));
-}
-
-#[test]
-fn a_token_file_is_for_its_server_only() {
-    use std::os::unix::fs::PermissionsExt;
-    let (server, other) = (GitServer::start(), GitServer::start());
-    one_file(&server, "1");
-    one_file(&other, "1");
-    // x-access-token:t0ken, and me:t0ken where the source names a user.
-    for (user, header) in [("", "Basic eC1hY2Nlc3MtdG9rZW46dDBrZW4="), ("me@", "Basic bWU6dDBrZW4=")] {
-        server.behave(Behaviour::Login(header.to_owned()));
-        let scratch = Scratch::new();
-        scratch.manifest(&format!(
-            "dest: '%{{name}}'\na: {{source: 'http://{user}{}/m.git'}}\nb: {{source: '{}'}}\n",
-            server.authority(),
-            other.url("m.git")
-        ));
-        std::fs::write(scratch.path("token"), "t0ken\n").expect("written");
-        let mode =
-            |bits| std::fs::set_permissions(scratch.path("token"), PermissionsExt::from_mode(bits)).expect("set");
-        let named = format!("{}=token", server.authority());
-        let options = ["--mode", "export", "--json", "-vv", "--token-file", &named];
-        mode(0o640);
-        let ran = scratch.run(&options).code(2);
-        assert!(ran.err.contains("others may read it"), "{}", ran.err);
-        mode(0o600);
-        let ran = scratch.run(&options).code(0);
-        assert!(!ran.out.contains("t0ken") && !ran.err.contains("t0ken"));
-        assert!(other.requests().iter().all(|request| request.authorization.is_none()));
-    }
-    scratch_for(&server).run(&["--token-file", "nothing"]).code(2);
-}
-
-#[test]
-fn a_helper_is_asked_for_the_user_of_the_source_and_after_netrc_was_refused() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let server = GitServer::start();
-    one_file(&server, "1");
-    server.behave(Behaviour::Login("Basic bWU6cHc=".to_owned()));
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: 'http://me@{}/m.git', dest: m}}\n", server.authority()));
-    let (helper, log) = (scratch.path("helper"), scratch.path("asked"));
-    std::fs::write(&helper, format!("#!/bin/sh\ncat >> {}\necho password=pw\n", log.display())).expect("written");
-    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("set");
-    std::fs::write(scratch.path(".gitconfig"), format!("[credential]\n\thelper = {}\n", helper.display()))
-        .expect("written");
-    std::fs::write(scratch.path(".netrc"), "machine 127.0.0.1 login me password wrong\n").expect("written");
-    std::fs::set_permissions(scratch.path(".netrc"), std::fs::Permissions::from_mode(0o600)).expect("set");
-    let mut command = scratch.command(&["--json"]);
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("repos.yaml");
-    crate::support::Ran::from(command.output().expect("it runs")).code(0);
-    let asked = std::fs::read_to_string(&log).expect("the helper was asked");
-    assert!(asked.contains("username=me\n"), "{asked}");
-    assert_eq!(asked.matches("protocol=http\n").count(), 1, "{asked}");
 }
 
 #[test]
@@ -254,7 +123,7 @@ fn hostile_redirects_are_refused() {
     let to_self = format!("http://{}", server.authority());
     for to in ["file:///etc", "ssh://x", "http://127.0.0.1:1", &to_self] {
         server.behave(Behaviour::Redirect(to.to_owned()));
-        let ran = scratch_for(&server).run(&["--json", "--retries", "0"]).code(1);
+        let ran = Scratch::of(&server).run(&["--json", "--retries", "0"]).code(1);
         assert_eq!(ran.cause("m"), "network", "{to}");
     }
     assert!(server.requests().len() <= 12, "a loop ends");
@@ -264,12 +133,12 @@ fn hostile_redirects_are_refused() {
 fn other_answers_than_gits_are_refused() {
     let server = GitServer::start();
     server.behave(Behaviour::Status(200, "Content-Type: text/html".to_owned()));
-    let ran = scratch_for(&server).run(&["--json"]).code(1);
+    let ran = Scratch::of(&server).run(&["--json"]).code(1);
     assert!(ran.line("m")["message"].as_str().is_some_and(|message| message.contains("not git's smart protocol")));
     // The right label on nothing at all.
     let label = "Content-Type: application/x-git-upload-pack-advertisement".to_owned();
     server.behave(Behaviour::Status(200, label));
-    assert_eq!(scratch_for(&server).run(&["--json", "--retries", "0"]).code(1).cause("m"), "network");
+    assert_eq!(Scratch::of(&server).run(&["--json", "--retries", "0"]).code(1).cause("m"), "network");
 }
 
 #[test]
@@ -396,7 +265,7 @@ fn a_crowded_server_is_asked_more_gently() {
 fn certificates_are_read_from_the_named_file() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     std::fs::write(scratch.path("empty.pem"), "").expect("written");
     let run = |name: &str, file: &str| {
         let mut command = scratch.command(&["--json"]);
@@ -444,7 +313,7 @@ fn a_clone_is_brought_forward_with_what_it_has() {
     repo.commit("main", &[("file", Content::File("1")), ("filler", Content::File(&filler))]);
     for old in [false, true] {
         server.speak_old(old);
-        let scratch = scratch_for(&server);
+        let scratch = Scratch::of(&server);
         scratch.run(&[]).code(0);
         let cold = server.bytes();
         repo.commit("main", &[("file", Content::File("2")), ("filler", Content::File(&filler))]);
@@ -505,7 +374,7 @@ fn a_commit_that_is_no_tip_is_found_whatever_the_server_allows() {
 fn an_empty_repository_is_a_missing_ref() {
     let server = GitServer::start();
     let repo = server.repo("m.git");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     for source in [server.url("m.git"), repo.path().display().to_string()] {
         let source = format!("--m::source={source}");
         assert_eq!(scratch.run_with(&["--json"], &[&source]).code(1).cause("m"), "ref");
@@ -517,7 +386,7 @@ fn an_empty_repository_is_a_missing_ref() {
 fn proxies_of_the_environment_are_used_and_no_proxy_is_honoured() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     let run = |no_proxy: &str| {
         let mut command = scratch.command(&["--json", "--retries", "0"]);
         command.env("http_proxy", "http://127.0.0.1:1").env("no_proxy", no_proxy).arg("repos.yaml");

@@ -70,8 +70,7 @@ fn a_damaged_cache_is_moved_away_and_fetched_again() {
     ];
     for mode in MODES {
         for (what, damage) in damages {
-            let scratch = Scratch::new();
-            scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+            let scratch = Scratch::of(&server);
             let cached = ["--mode", mode, "--cache", "cache", "--retries", "0"];
             scratch.run(&cached).code(0);
             let entry =
@@ -96,9 +95,8 @@ fn roots_share_a_cache_at_the_same_time() {
     for number in 0..4 {
         repo.commit("main", &[("file", Content::File(&format!("{number}")))]);
         let cache = Scratch::new();
-        let roots: Vec<Scratch> = (0..4).map(|_| Scratch::new()).collect();
+        let roots: Vec<Scratch> = (0..4).map(|_| Scratch::of(&server)).collect();
         let start = |(index, scratch): (usize, &Scratch)| {
-            scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
             let mut command = scratch.command(&["--mode", MODES[index % 2], "--cache"]);
             command.arg(cache.path("cache")).arg("repos.yaml");
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
@@ -118,8 +116,7 @@ fn mirrors_are_tried_in_order_and_then_the_source() {
     source.repo("m.git").commit("main", &[("file", Content::File("source"))]);
     let place = format!("{}/m.git", source.authority().replace(':', "_"));
     second.repo(&place).commit("main", &[("file", Content::File("second"))]);
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", source.url("m.git")));
+    let scratch = Scratch::of(&source);
     let mirrors = [format!("http://{}", first.authority()), format!("http://{}", second.authority())];
     let options = ["--mirror", &mirrors[0], "--mirror", &mirrors[1], "--json", "--retries", "0"];
     scratch.run(&options).code(0);

@@ -8,18 +8,12 @@ use test_support::git::{Behaviour, Content, GitServer};
 
 use crate::support::{Ran, Scratch, binary, files, one_file, skipped};
 
-fn scratch_for(server: &GitServer) -> Scratch {
-    let scratch = Scratch::new();
-    scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
-    scratch
-}
-
 #[test]
 fn local_changes_are_named_even_if_upstream_did_not_move() {
     let server = GitServer::start();
     one_file(&server, "1");
     for mode in ["export", "clone"] {
-        let scratch = scratch_for(&server);
+        let scratch = Scratch::of(&server);
         scratch.run(&["--mode", mode]).code(0);
         std::fs::write(scratch.root().join("m/file"), "mine").expect("written");
         let ran = scratch.run(&["--mode", mode, "--json"]).code(1);
@@ -95,7 +89,7 @@ fn work_in_a_clone_is_seen() {
         &["checkout", "-q", "--detach"],
     ];
     for step in steps {
-        let scratch = scratch_for(&server);
+        let scratch = Scratch::of(&server);
         scratch.run(&[]).code(0);
         let git = std::process::Command::new("git")
             .env("HOME", scratch.path(""))
@@ -114,7 +108,7 @@ fn work_in_a_clone_is_seen() {
 fn what_cloner_did_not_place_is_refused_or_moved_aside() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     let place = scratch.root().join("m");
     std::fs::create_dir_all(&place).expect("made");
     scratch.run(&[]).code(0);
@@ -134,7 +128,7 @@ fn what_cloner_did_not_place_is_refused_or_moved_aside() {
 fn a_file_at_the_place_is_never_touched() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     std::fs::create_dir_all(scratch.root()).expect("made");
     std::fs::write(scratch.root().join("m"), "x").expect("written");
     for options in [&["--json"][..], &["--json", "--force"]] {
@@ -152,7 +146,7 @@ fn a_reader_never_sees_a_missing_or_mixed_tree() {
         repo.commit("main", &[("a", Content::File(&text)), ("d/b", Content::File(&text))])
     };
     commit(0);
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     scratch.run(&["--mode", "export"]).code(0);
     let stop = AtomicBool::new(false);
     let place = scratch.root().join("m");
@@ -193,7 +187,7 @@ fn a_killed_run_leaves_the_old_or_the_new_tree_and_the_next_one_heals() {
         repo.commit("main", &content)
     };
     commit("0");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     scratch.run(&["--mode", "export"]).code(0);
     let mut killed = 0;
     for step in 1..40 {
@@ -223,7 +217,7 @@ fn a_killed_run_leaves_the_old_or_the_new_tree_and_the_next_one_heals() {
 fn two_runs_of_a_root_do_not_overlap() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     server.behave(Behaviour::Hang);
     let mut first = scratch
         .command(&["--timeout", "3s", "--retries", "0"])
@@ -249,7 +243,7 @@ fn two_runs_of_a_root_do_not_overlap() {
 fn many_runs_at_once_end_in_one_right_tree() {
     let server = GitServer::start();
     one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     let children: Vec<_> = (0..6)
         .map(|_| scratch.command(&[]).arg("repos.yaml").stderr(Stdio::piped()).spawn().expect("it runs"))
         .collect();
@@ -264,7 +258,7 @@ fn modes_do_not_depend_on_the_umask() {
     use std::os::unix::fs::PermissionsExt as _;
     let server = GitServer::start();
     server.repo("m.git").commit("main", &[("d/file", Content::File("1")), ("run", Content::Script("x"))]);
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     let script = format!("umask 077; exec {} --root root --mode export repos.yaml --m::dest=a/b/m", binary().display());
     let ran = std::process::Command::new("sh").args(["-c", &script]).current_dir(scratch.path("")).output();
     Ran::from(ran.expect("it runs")).code(0);
@@ -294,7 +288,7 @@ fn changing_mode_or_source_replaces_the_tree() {
     let server = GitServer::start();
     one_file(&server, "1");
     server.repo("n.git").commit("main", &[("file", Content::File("other"))]);
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     scratch.run(&["--mode", "export"]).code(0);
     scratch.run(&["--mode", "clone"]).code(0);
     assert!(scratch.root().join("m/.git").exists());
@@ -342,7 +336,7 @@ fn a_full_disk_leaves_the_old_tree_and_is_named() {
     // A file system of its own in a mount namespace; where that is not allowed there is nothing to fill.
     let server = GitServer::start();
     let (repo, _) = one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     std::fs::create_dir_all(scratch.root()).expect("made");
     let big = "x".repeat(3 << 20);
     let script = format!(
@@ -373,7 +367,7 @@ fn a_full_disk_leaves_the_old_tree_and_is_named() {
 fn a_tree_in_a_lower_layer_stays_whole_and_sets_work_there() {
     let server = GitServer::start();
     let (repo, _) = one_file(&server, "1");
-    let scratch = scratch_for(&server);
+    let scratch = Scratch::of(&server);
     scratch.run(&["--mode", "export"]).code(0);
     repo.commit("main", &[("file", Content::File("2"))]);
     let script = format!(

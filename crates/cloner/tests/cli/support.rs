@@ -28,6 +28,13 @@ impl Scratch {
         Self { directory: tempfile::tempdir().expect("scratch") }
     }
 
+    /// Its manifest has one repository: the server's `m.git`, at `m`.
+    pub(crate) fn of(server: &GitServer) -> Self {
+        let scratch = Self::new();
+        scratch.manifest(&format!("m: {{source: '{}', dest: m}}\n", server.url("m.git")));
+        scratch
+    }
+
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.directory.path().join(below)
     }
