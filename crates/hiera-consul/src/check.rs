@@ -22,12 +22,12 @@ use toolkit::exit::{self, Failure};
 
 use crate::cli::Check;
 use crate::consul::{Access, Levels};
-use crate::engine::{Engine, Invocation, Source, Sources, Survey};
+use crate::engine::{Engine, Invocation, Source, Survey};
 use crate::error::Error;
 use crate::hiera3::{self, Hiera3};
+use crate::hierarchy::Hierarchy;
 use crate::key::Key;
 use crate::lookup::with_stack;
-use crate::scope::Scope;
 use crate::settings::Settings;
 use crate::value::{Hash, Value};
 
@@ -67,21 +67,11 @@ pub(crate) fn run(args: &Check, settings: &Settings, access: Access, io: &mut Io
     let (node, facts) = settings.node(&args.place)?;
     let (findings, files, keys) = with_stack(|| {
         let mut checker = Checker::default();
-        match (hiera3::read_only_config(&sources), &sources) {
-            (Some(config), Sources { hiera_config: Some(file), .. }) if hiera3::says_version3(&config) => {
-                checker.version3((file, config), facts, &access);
-            }
-            (global, _) => {
-                let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
-                for (name, value) in &args.place.scope {
-                    scope.set(name, Value::from(value.as_str()));
-                }
-                let engine = Engine::new(sources, scope, Box::new(Levels::new(Rc::new(access))));
-                if let Some(global) = global {
-                    engine.give_global(global);
-                }
-                checker.version5(&engine);
-            }
+        let access = Rc::new(access);
+        let levels = || Levels::new(Rc::clone(&access));
+        match Hierarchy::open(sources, (node.clone(), facts), &args.place, levels) {
+            Hierarchy::Version3 { file, config, scope } => checker.version3((&file, config), scope, &access),
+            Hierarchy::Layers(engine) => checker.version5(&engine),
         }
         (checker.sorted(), checker.files.len(), checker.keys)
     })?;

@@ -15,7 +15,6 @@ use std::rc::Rc;
 
 use crate::consul::Access;
 use crate::consul3::Consul3;
-use crate::engine::Sources;
 use crate::error::Error;
 use crate::input;
 use crate::merge::{Deep, Strategy};
@@ -69,12 +68,6 @@ pub(crate) fn says_version3(config: &Value) -> bool {
         },
         _ => true,
     }
-}
-
-/// Reads the hiera.yaml of a run that has no other, of any version. What is wrong with it is said by whom it is for.
-pub(crate) fn read_only_config(sources: &Sources) -> Option<Value> {
-    let Sources { hiera_config: Some(file), environment: None } = sources else { return None };
-    psych::load(&input::read(file).ok()?).ok()
 }
 
 /// Settings of version 3 are symbols.

@@ -26,6 +26,7 @@ mod consul3;
 pub mod engine;
 pub mod error;
 pub mod hiera3;
+mod hierarchy;
 mod input;
 mod interpolate;
 pub mod key;

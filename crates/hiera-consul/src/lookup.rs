@@ -7,11 +7,11 @@ use toolkit::{Io, exit};
 
 use crate::cli::{Lookup, Merge, Render};
 use crate::consul::{Access, Levels};
-use crate::engine::{self, Engine, Sources};
+use crate::engine;
 use crate::error::Error;
-use crate::hiera3::{self, Hiera3, Resolution};
+use crate::hiera3::{Hiera3, Resolution};
+use crate::hierarchy::Hierarchy;
 use crate::merge::{Deep, Strategy};
-use crate::scope::Scope;
 use crate::settings::Settings;
 use crate::value::{Hash, Value};
 
@@ -28,30 +28,22 @@ struct Outcome {
 pub(crate) fn run(args: &Lookup, settings: &Settings, access: Access, io: &mut Io) -> Result<u8, Error> {
     let merge = strategy(args)?;
     let sources = settings.sources(&args.place)?;
-    let (node, facts) = settings.node(&args.place)?;
+    let node = settings.node(&args.place)?;
     // Also what is read of the global layer's file belongs to the thread: memory that one thread frees is not another's.
     let work = || {
-        match (hiera3::read_only_config(&sources), &sources) {
-            (Some(config), Sources { hiera_config: Some(file), .. }) if hiera3::says_version3(&config) => {
+        let access = Rc::new(access);
+        let levels = || match args.explain {
+            // An explanation counts what is in a level.
+            true => Levels::new(Rc::clone(&access)),
+            false => Levels::of_keys(Rc::clone(&access), engine::roots(&args.keys)),
+        };
+        match Hierarchy::open(sources, node, &args.place, levels) {
+            Hierarchy::Version3 { file, config, scope } => {
                 let mut warnings = Vec::new();
-                let found = version3(args, (file, config), facts, merge.as_ref(), &access, &mut warnings);
+                let found = version3(args, (&file, config), scope, merge.as_ref(), &access, &mut warnings);
                 Outcome { found: finished(found, args), warnings, explanation: Vec::new() }
             }
-            (global, _) => {
-                let mut scope = Scope::new(&node, sources.environment.as_ref().map(|e| e.name.as_str()), facts);
-                for (name, value) in &args.place.scope {
-                    scope.set(name, Value::from(value.as_str()));
-                }
-                let access = Rc::new(access);
-                // An explanation counts what is in a level.
-                let levels = match args.explain {
-                    true => Levels::new(access),
-                    false => Levels::of_keys(access, engine::roots(&args.keys)),
-                };
-                let engine = Engine::new(sources, scope, Box::new(levels));
-                if let Some(global) = global {
-                    engine.give_global(global);
-                }
+            Hierarchy::Layers(engine) => {
                 if args.explain {
                     engine.explain();
                 }
@@ -107,11 +99,11 @@ fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option
     render(&value, args.render_as).map(Some)
 }
 
-/// Looks up as the `hiera` command does: the facts are the scope, and nothing else is.
+/// Looks up as the `hiera` command does.
 fn version3(
     args: &Lookup,
     (file, config): (&Path, Value),
-    mut scope: Hash,
+    scope: Hash,
     merge: Option<&Strategy>,
     access: &Access,
     warnings: &mut Vec<String>,
@@ -120,9 +112,6 @@ fn version3(
         return Err(Error::Argument("--explain needs a version 5 file".to_owned()));
     }
     let resolution = Resolution::from_strategy(merge)?;
-    for (name, value) in &args.place.scope {
-        scope.insert(Value::from(name.as_str()), Value::from(value.as_str()));
-    }
     let hiera = Hiera3::new(config, file, scope, access)?;
     for key in &args.keys {
         let found = hiera.lookup(key, resolution);

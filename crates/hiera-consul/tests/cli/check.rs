@@ -128,3 +128,16 @@ fn a_variable_of_the_hierarchy_without_a_value_is_found() {
     world.scratch.write("data/common.yaml", "a: 1\n");
     world.finds(0, &[&["hiera.yaml: warning: hierarchy 'consul': %{facts.zone} has no value"]]);
 }
+
+#[test]
+fn variables_of_the_command_line_lead_through_files_of_version_3_too() {
+    let world = World::new();
+    let data = world.scratch.path("data").display().to_string();
+    world.scratch.write("hiera.yaml", &format!(":hierarchy: ['%{{role}}']\n:yaml:\n  :datadir: '{data}'\n"));
+    world.scratch.write("data/web.yaml", "a: 1\n");
+    world.scratch.write("data/db.yaml", "a: [1\n");
+    let ran = world.check(&["-v"]);
+    assert!(ran.code == 0 && ran.err.contains("1 files and 1 keys"), "{}", ran.err);
+    let ran = world.check(&["--scope", "role=db"]);
+    assert!(ran.code == 65 && ran.out.contains("db.yaml"), "{}{}", ran.out, ran.err);
+}
