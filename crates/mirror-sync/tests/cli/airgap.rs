@@ -107,7 +107,7 @@ fn a_delta_brings_only_what_is_new_and_needs_what_is_old() {
         let output = Command::new("tar").arg("-tf").arg(&delta).output().expect("tar runs");
         String::from_utf8(output.stdout).expect("names")
     };
-    let sha256 = |path: &str| crate::upstream::sha256(&fs::read(near.published(&second).join(path)).expect("there"));
+    let sha256 = |path: &str| crate::signing::sha256(&fs::read(near.published(&second).join(path)).expect("there"));
     let pool = "deb/debian/pool/main/s";
     assert!(!names.contains(&sha256(&format!("{pool}/st-a/st-a_1.0_amd64.deb"))), "{names}");
     assert!(names.contains(&sha256(&format!("{pool}/st-b/st-b_1.0_amd64.deb"))), "{names}");
@@ -249,10 +249,8 @@ fn a_damaged_mirror_is_not_carried_further() {
     fs::write(near.path("export.tar"), "what was there").expect("writable");
     let package = near.published(&id).join("deb/debian/pool/main/s/st-a/st-a_1.0_amd64.deb");
     let mut bytes = fs::read(&package).expect("there");
-    let blob = near
-        .path("mirror/cas/sha256")
-        .join(&crate::upstream::sha256(&bytes)[..2])
-        .join(crate::upstream::sha256(&bytes));
+    let blob =
+        near.path("mirror/cas/sha256").join(&crate::signing::sha256(&bytes)[..2]).join(crate::signing::sha256(&bytes));
     bytes[100] ^= 1;
     fs::remove_file(&blob).expect("there");
     let run = near.run(&["export", &id, "--out", &near.text("export.tar")]).is(1);

@@ -1,11 +1,11 @@
 //! A node that follows a channel.
 
 use crate::apt::usable;
+use crate::deb_repo::{self, Repo};
 use crate::git;
 use crate::node::Node;
 use crate::rpm::{self, has_rpm, rpm};
 use crate::support::{Altered, Harm, Site, tree};
-use crate::upstream::{self, Repo};
 
 /// A node with apt, and two snapshots, of which the first is stable.
 fn node() -> (Node, String, String) {
@@ -98,7 +98,7 @@ fn a_source_that_is_mirrored_whole_keeps_its_upstreams_signature() {
             repo.publish();
             repo.serve()
         };
-        upstream::configure(&mut node.site, &published.url(), "");
+        deb_repo::configure(&mut node.site, &published.url(), "");
         let id = node.site.snapshot();
         node.promote(&id);
         node.configure("site.gpg");

@@ -1,9 +1,9 @@
 //! Snapshots that apt or dnf could not install from what their nodes need are refused, by the real solvers.
 
 use crate::apt::usable;
+use crate::deb_repo::{Repo, configure};
 use crate::rpm::{self, has_rpm, rpm};
 use crate::support::{Site, tree};
-use crate::upstream::{Repo, configure};
 
 /// Writes a compiled catalog of these packages.
 fn catalog(site: &Site, name: &str, packages: &[(&str, &str)]) {

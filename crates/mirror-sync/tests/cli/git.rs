@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::signing::sha256;
 use crate::support::{Altered, Harm, Server, Site, git};
-use crate::upstream::sha256;
 
 /// A bare upstream of `team/mod` with two commits and a tag, and a working tree to add more.
 fn upstream(site: &Site) -> String {

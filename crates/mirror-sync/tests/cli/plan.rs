@@ -5,9 +5,10 @@ use std::process::Command;
 
 use test_support::upstream::Upstream;
 
+use crate::deb_repo::{NEW, Repo};
 use crate::git;
+use crate::signing::sha256;
 use crate::support::{Run, Site, has, tree};
-use crate::upstream::{NEW, Repo, sha256};
 
 /// A site with a source of each type, and its upstream.
 fn site() -> (Site, Upstream) {

@@ -7,8 +7,8 @@ use std::process::Command;
 use test_support::upstream::{Fault, Upstream};
 
 use crate::dnf::Dnf;
+use crate::signing::{gzip, sha256, sign};
 use crate::support::{Run, Site, has};
-use crate::upstream::{gzip, sha256, sign};
 
 pub(crate) fn run(program: &str, arguments: &[&str], home: &Path) -> Run {
     let mut command = Command::new(program);

@@ -1,162 +1,12 @@
-//! Upstreams for apt, made of nothing but bytes: signed, broken in every way, mirrored whole and in part.
+//! Upstreams for apt: signed, broken in every way, mirrored whole and in part.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::PathBuf;
 
-use pgp::composed::{ArmorOptions, CleartextSignedMessage, Deserializable, DetachedSignature, SignedSecretKey};
-use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::{SignatureConfig, SignatureType, Subpacket, SubpacketData};
-use pgp::types::{KeyDetails as _, Password, Timestamp};
-use sha2::{Digest as _, Sha256};
 use test_support::upstream::{Fault, Upstream};
 
+use crate::deb_repo::{NEW, Repo, configure, configure_with};
+use crate::signing::{gzip, sha256};
 use crate::support::{Run, Site, tree};
-
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Signs as the key of a site's `keygen`: detached, or in the cleartext framework.
-pub(crate) fn sign(site: &Site, key: &str, content: &str, detached: bool) -> Vec<u8> {
-    let armored = std::fs::read(site.path(key)).expect("keygen made it");
-    let (key, _) = SignedSecretKey::from_reader_single(&armored[..]).expect("a key");
-    let kind = if detached { SignatureType::Binary } else { SignatureType::Text };
-    let mut config = SignatureConfig::v4(kind, key.primary_key.algorithm(), HashAlgorithm::Sha512);
-    config.hashed_subpackets = vec![
-        Subpacket::regular(SubpacketData::SignatureCreationTime(Timestamp::now())).expect("small"),
-        Subpacket::regular(SubpacketData::IssuerFingerprint(key.primary_key.fingerprint())).expect("small"),
-    ];
-    config.unhashed_subpackets =
-        vec![Subpacket::regular(SubpacketData::IssuerKeyId(key.primary_key.legacy_key_id())).expect("small")];
-    let (key, none) = (&key.primary_key, Password::empty());
-    if detached {
-        let signature = config.sign(key, &none, content.as_bytes()).expect("signs");
-        DetachedSignature::new(signature).to_armored_bytes(ArmorOptions::default()).expect("armours")
-    } else {
-        let message = CleartextSignedMessage::new(content, config, key, &none).expect("signs");
-        message.to_armored_bytes(ArmorOptions::default()).expect("armours")
-    }
-}
-
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes it")
-}
-
-/// A repository that an upstream signs; files are written by `publish`.
-pub(crate) struct Repo<'a> {
-    site: &'a Site,
-    directory: PathBuf,
-    /// Stanzas without what follows from the content, and contents, by file name.
-    packages: BTreeMap<String, (String, Vec<u8>)>,
-    pub(crate) key: &'static str,
-    pub(crate) by_hash: bool,
-    pub(crate) inline: bool,
-    pub(crate) date: &'static str,
-    /// Further lines of `Release`.
-    pub(crate) more: String,
-    /// Further lines of `Packages`, as they are.
-    pub(crate) raw: String,
-}
-
-pub(crate) const OLD: &str = "Tue, 29 Feb 2000 00:00:00 UTC";
-pub(crate) const NEW: &str = "Wed, 01 Mar 2000 00:00:00 UTC";
-
-impl<'a> Repo<'a> {
-    pub(crate) fn new(site: &'a Site, name: &str) -> Repo<'a> {
-        site.run(&["keygen", "--out", &site.text("up.sec.asc"), "--public", &site.text("up.gpg")]).is(0);
-        let directory = site.path(name);
-        std::fs::create_dir_all(&directory).expect("made");
-        Repo {
-            site,
-            directory,
-            packages: BTreeMap::new(),
-            key: "up.sec.asc",
-            by_hash: false,
-            inline: true,
-            date: OLD,
-            more: String::new(),
-            raw: String::new(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, name: &str, version: &str, fields: &str) {
-        let stanza = format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: U <u@example.org>\n{fields}"
-        );
-        let content = format!("{name} {version} ").repeat(3000).into_bytes();
-        self.packages.insert(format!("pool/{name}_{version}.deb"), (stanza, content));
-    }
-
-    pub(crate) fn write(&self, path: &str, content: &[u8]) {
-        let path = self.directory.join(path);
-        std::fs::create_dir_all(path.parent().expect("below the repository")).expect("made");
-        std::fs::write(path, content).expect("writable");
-    }
-
-    /// Writes packages, the index and the signed root.
-    pub(crate) fn publish(&self) {
-        let mut index = String::new();
-        for (path, (stanza, content)) in &self.packages {
-            self.write(path, content);
-            let _ = writeln!(
-                index,
-                "{}\nFilename: {path}\nSize: {}\nSHA256: {}\nDescription: test\n",
-                stanza.trim_end(),
-                content.len(),
-                sha256(content)
-            );
-        }
-        index.push_str(&self.raw);
-        self.publish_index(index.as_bytes(), &gzip(index.as_bytes()));
-    }
-
-    pub(crate) fn publish_index(&self, plain: &[u8], packed: &[u8]) {
-        let base = "main/binary-amd64";
-        let mut release = format!(
-            "Origin: Upstream\nLabel: Up\nSuite: stable\nCodename: bookworm\nDate: {}\n{}{}SHA256:\n",
-            self.date,
-            self.more,
-            if self.by_hash { "Acquire-By-Hash: yes\n" } else { "" }
-        );
-        for (name, content, there) in [("Packages", plain, false), ("Packages.gz", packed, true)] {
-            let _ = writeln!(release, " {} {} {base}/{name}", sha256(content), content.len());
-            if there {
-                self.write(&format!("dists/bookworm/{base}/{name}"), content);
-                self.write(&format!("dists/bookworm/{base}/by-hash/SHA256/{}", sha256(content)), content);
-            }
-        }
-        if self.inline {
-            self.write("dists/bookworm/InRelease", &sign(self.site, self.key, &release, false));
-        } else {
-            self.write("dists/bookworm/Release", release.as_bytes());
-            self.write("dists/bookworm/Release.gpg", &sign(self.site, self.key, &release, true));
-        }
-    }
-
-    pub(crate) fn serve(&self) -> Upstream {
-        Upstream::serve(&self.directory)
-    }
-}
-
-/// Configures the upstream as source `up`; `more` are further keys of the source.
-pub(crate) fn configure(site: &mut Site, url: &str, more: &str) {
-    configure_with(site, url, more, 0);
-}
-
-fn configure_with(site: &mut Site, url: &str, more: &str, retries: u32) {
-    site.extra = format!(
-        "- {{name: up, type: deb, url: '{url}', suites: [bookworm], components: [main], architectures: [amd64], \
-         keyring: {}{more}}}\n",
-        site.text("up.gpg")
-    );
-    site.write_config_with(&format!("limits: {{retries: {retries}, stall: 1s, total: 3s, connect: 2s}}\n"));
-}
 
 fn names(site: &Site, id: &str) -> Vec<String> {
     let out = site.run(&["show", id, "--json"]).is(0).out;
@@ -421,10 +271,12 @@ fn faults_are_noticed_and_change_nothing() {
     refused(&site, "F7", 1, "Packages");
     publish(&site, &newer);
     let bomb = vec![b'x'; 3 << 20];
-    Repo { date: NEW, ..Repo::new(&site, "up") }.publish_index(&bomb, &gzip(&bomb));
+    let mut repo = Repo::new(&site, "up");
+    repo.date = NEW;
+    repo.publish_index(&bomb, &gzip(&bomb));
     refused(&site, "F9", 1, "longer than 1 MiB");
     // A bomb of which the index itself says nothing.
-    Repo { date: NEW, ..Repo::new(&site, "up") }.publish_index(b"Package: small\n", &gzip(&bomb));
+    repo.publish_index(b"Package: small\n", &gzip(&bomb));
     refused(&site, "F9 unsigned size", 1, "larger");
 
     publish(&site, &newer);
