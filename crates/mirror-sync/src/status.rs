@@ -58,7 +58,8 @@ pub(crate) fn record(store: &Store, name: &str, done: std::result::Result<&str, 
         said: exit::one_line(said),
         well,
     };
-    store.write_json(&path, &outcome)
+    let path = store.path(path);
+    toolkit::atomic::write_derived(&path, &json_line(&outcome)?, 0o644).map(|_| ()).map_err(Error::write(&path))
 }
 
 /// Everything that is told.
@@ -116,7 +117,11 @@ fn gather(config: &Config, store: &Store) -> Result<Status> {
         .collect();
     let mut sources = BTreeMap::new();
     for source in &config.sources {
-        let outcome = store.read_json(format!("outcomes/{}.json", source.name()))?;
+        let outcome = match store.read_json(format!("outcomes/{}.json", source.name())) {
+            // A power cut may have left it so; the next synchronisation tells again.
+            Err(Error::Damaged { .. }) => None,
+            outcome => outcome?,
+        };
         sources.insert(source.name().to_owned(), outcome.unwrap_or_default());
     }
     Ok(Status { r#type: "status", v: 1, at: files::rfc3339(now), channels, snapshots, sources })
@@ -179,7 +184,7 @@ pub(crate) fn publish(config: &Config, io: &mut Io) {
         ];
         outputs.extend(config.metrics.clone().map(|path| (path, figures.into_bytes())));
         for (path, bytes) in outputs {
-            toolkit::atomic::write(&path, &bytes, 0o644).map_err(Error::write(&path))?;
+            toolkit::atomic::write_derived(&path, &bytes, 0o644).map_err(Error::write(&path))?;
         }
         Ok(())
     })();

@@ -94,7 +94,7 @@ impl Store {
             files::make_dir(&self.root.join(part))?;
         }
         let path = self.root.join("gitconfig");
-        toolkit::atomic::write(&path, crate::git::CONFIG.as_bytes(), 0o644).map_err(Error::write(&path))?;
+        toolkit::atomic::write_derived(&path, crate::git::CONFIG.as_bytes(), 0o644).map_err(Error::write(&path))?;
         Ok(())
     }
 

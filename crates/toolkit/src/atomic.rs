@@ -23,12 +23,30 @@ pub enum Change {
 /// # Errors
 /// Those of the file system; the old content is then still there.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> std::io::Result<Change> {
+    write_then(path, content, mode, Staged::commit)
+}
+
+/// As [`write`], for what is made anew whenever it is not as it should be: readers see old or new content, but nothing is
+/// synced, and after a power cut the file may be empty.
+///
+/// # Errors
+/// Those of the file system; the old content is then still there.
+pub fn write_derived(path: &Path, content: &[u8], mode: u32) -> std::io::Result<Change> {
+    write_then(path, content, mode, |staged| std::fs::rename(&staged.temporary, &staged.path))
+}
+
+fn write_then(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    name: impl FnOnce(Staged) -> std::io::Result<()>,
+) -> std::io::Result<Change> {
     if is_same(path, content, mode) {
         return Ok(Change::Unchanged);
     }
     let mut staged = Staged::create(path, mode)?;
     staged.file().write_all(content)?;
-    staged.commit()?;
+    name(staged)?;
     Ok(Change::Written)
 }
 
@@ -164,7 +182,8 @@ mod tests {
         assert_eq!(write(&path, b"one", 0o640).expect("writable"), Change::Unchanged);
         assert_eq!(write(&path, b"one", 0o600).expect("writable"), Change::Written);
         assert_eq!(std::fs::metadata(&path).expect("there").mode() & 0o7777, 0o600);
-        assert_eq!(write(&path, b"two", 0o600).expect("writable"), Change::Written);
+        assert_eq!(write_derived(&path, b"one", 0o600).expect("writable"), Change::Unchanged);
+        assert_eq!(write_derived(&path, b"two", 0o600).expect("writable"), Change::Written);
         assert_eq!(std::fs::read(&path).expect("there"), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 1);
     }

@@ -231,6 +231,7 @@ impl<'a> Batch<'a> {
                 Ok(Transfer::Wrong) => {}
                 Ok(Transfer::Whole) => {
                     if let Some(digest) = download.finish(&wanted.sums)? {
+                        files::make_dir(self.store.blob(&digest).parent().expect("a blob has a directory"))?;
                         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((path, digest.clone()));
                         return Ok(digest);
                     }
@@ -296,10 +297,7 @@ impl<'a> Batch<'a> {
         let mut parents = BTreeSet::new();
         for (path, digest) in &done {
             let target = self.store.blob(digest);
-            let parent = target.parent().expect("a blob has a directory").to_owned();
-            if parents.insert(parent.clone()) {
-                files::make_dir(&parent)?;
-            }
+            parents.insert(target.parent().expect("a blob has a directory").to_owned());
             match fs::rename(path, &target) {
                 // Two paths may have one content.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && target.is_file() => {}
