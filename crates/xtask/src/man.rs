@@ -82,7 +82,19 @@ fn render_subcommand(page: &mut String, tool: &str, mut subcommand: Command) {
         let mut text = help.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>();
         let defaults: Vec<String> =
             option.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
-        if takes_value && !defaults.is_empty() {
+        let values: Vec<String> = option
+            .get_possible_values()
+            .iter()
+            .filter(|value| takes_value && !value.is_hide_set())
+            .map(|value| match value.get_help() {
+                Some(help) => format!("{} ({help})", value.get_name()),
+                None => value.get_name().to_owned(),
+            })
+            .collect();
+        if !values.is_empty() {
+            text.push(format!("One of: {}", values.join(", ")));
+        }
+        if takes_value && defaults.iter().any(|default| !default.is_empty()) {
             text.push(format!("Default: {}", defaults.join(" ")));
         }
         let _ = writeln!(page, "{}", text.iter().map(|part| line(part)).collect::<Vec<_>>().join("\n.IP\n"));
@@ -197,6 +209,9 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Arg;
+    use clap::builder::{PossibleValue, PossibleValuesParser};
+
     use super::*;
 
     #[test]
@@ -211,6 +226,26 @@ mod tests {
             after,
             ".TP\n\\fB0\\fR\ndone\n.SH \"ENVIRONMENT\"\n.TP\n\\fBHOME\\fR\nWhere it is\n.TP\n\\fBA, B\\fR\nBoth\n.PP\n\
              And more of it.\n.SH \"EXAMPLES\"\n.PP\n.RS 4\n.nf\ntool \\(aqa\\eb\\(aq\n    .hidden\n.fi\n.RE\n"
+        );
+    }
+
+    #[test]
+    fn options_of_commands_say_their_values_and_defaults() {
+        let form = PossibleValuesParser::new([PossibleValue::new("json").help("One line"), PossibleValue::new("s")]);
+        let go = Command::new("go")
+            .arg(
+                Arg::new("form").long("form").value_name("FORM").help("The form").default_value("s").value_parser(form),
+            )
+            .arg(Arg::new("reason").long("reason").value_name("TEXT").help("Why").default_value(""))
+            .arg(Arg::new("all").long("all").action(clap::ArgAction::SetTrue).help("Everything"));
+        let page = page(Command::new("tool").version("1").about("Does it").subcommand(go));
+        let command = page.split(".SS ").nth(1).expect("the command");
+        assert!(
+            command.ends_with(
+                ".TP\n\\fB\\-\\-form\\fR \\fIFORM\\fR\nThe form\n.IP\nOne of: json (One line), s\n.IP\nDefault: s\n\
+                 .TP\n\\fB\\-\\-reason\\fR \\fITEXT\\fR\nWhy\n.TP\n\\fB\\-\\-all\\fR\nEverything\n"
+            ),
+            "{command}"
         );
     }
 
