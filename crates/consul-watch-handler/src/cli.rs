@@ -19,7 +19,8 @@ Examples:
   consul-watch-handler agent-config watch.yaml > /etc/consul.d/watches.json
   consul-watch-handler watch --record /root/stream watch.yaml
   consul-watch-handler replay /root/stream | jq 'select(.run)'
-  echo '[]' | STACKTIRA_WATCH_DIR=$HOME/.watch consul-watch-handler handle --type nodes -- cat
+  curl -s http://127.0.0.1:8500/v1/catalog/nodes |
+      STACKTIRA_WATCH_DIR=$HOME/.watch consul-watch-handler handle --type nodes -- cat
 
 Environment:
   STACKTIRA_WATCH_DIR     state directory (default /run/stacktira/watch, else below XDG_RUNTIME_DIR)
@@ -33,16 +34,17 @@ Environment:
 
   NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID  watch: set by systemd for a service of Type=notify
 
-  Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX, STACKTIRA_WATCH_DIGEST and
-  STACKTIRA_WATCH_SEEN (when the change was seen, seconds since 1970), and the payload on stdin.
+  Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX,
+  STACKTIRA_WATCH_DIGEST and STACKTIRA_WATCH_SEEN (when the change was seen, seconds since 1970),
+  and the payload on stdin.
 
 Exit status:
   0    watch: ended by SIGTERM or SIGINT; handle: nothing changed, or the command succeeded
   1    replay: a command failed, or a digest is not the recorded one
-  2    watch: the command line cannot be understood
-  65   watch, agent-config: the configuration is wrong; the message names file, line and key; replay: the record is
+  2    the command line cannot be understood (handle: 125)
+  65   the configuration, or the record of replay, cannot be read or is wrong; the message names file
+       and line
   73   watch: the state directory cannot be used
-  69   replay, agent-config: a file cannot be read
   124  handle: the command ran into its time limit
   125  handle: its own failure or usage, broken payload, empty answer that Consul does not confirm
   126  handle: the command cannot be run
@@ -96,20 +98,22 @@ pub enum Action {
     ///     debounce: 200ms..5s
     ///     run: [ts, -Q, converge, /opt/stacktira/provision/converge.sh]
     ///
-    /// Types and their keys: key (key), keyprefix (prefix), services (tag, passing), nodes, service (service, tag,
-    /// passing), checks (service), event (event). All take name, fields, debounce, timeout (default 30m) and run.
-    /// A debounce of MIN..MAX gathers changes until none came for MIN, or the first is MAX old. Without one, the
-    /// first change runs the command at once, and those within 100ms of a run are gathered for up to 2s. `consul` takes address, token_file, ca_file, ca_path, client_cert,
-    /// client_key, tls_server_name, namespace and partition; the environment wins over it.
+    /// Types and their keys: key (key), keyprefix (prefix), services (tag, passing), nodes, service
+    /// (service, tag, passing), checks (service), event (event). All take name, fields, debounce,
+    /// timeout (default 30m) and run. A debounce of MIN..MAX gathers changes until none came for
+    /// MIN, or the first is MAX old. Without one, the first change runs the command at once, and
+    /// those within 100ms of a run are gathered for up to 2s. `consul` takes address, token_file,
+    /// ca_file, ca_path, client_cert, client_key, tls_server_name, namespace and partition; the
+    /// environment wins over it.
     ///
-    /// max_wait (default 30s) is how long it may go unnoticed that Consul's state was put back without a word, as
-    /// by a restored snapshot, or that the agent hangs. One query asks again that often for all watches if the agent is
-    /// on this host; otherwise each does.
+    /// max_wait (default 30s) is how long it may go unnoticed that Consul's state was put back
+    /// without a word, as by a restored snapshot, or that the agent hangs. One query asks again that
+    /// often for all watches if the agent is on this host; otherwise each does.
     ///
-    /// A services watch with a tag follows every service that carries the tag, and its instances. A failed
-    /// command is tried again within 15 s. SIGHUP reads CONFIG again; SIGTERM ends the commands and the process.
-    /// Each run that succeeded is a line on stderr. systemd is told what a service of Type=notify tells, and that the
-    /// process lives only while each watch does.
+    /// A services watch with a tag follows every service that carries the tag, and its instances. A
+    /// failed command is tried again within 15 s. SIGHUP reads CONFIG again; SIGTERM ends the
+    /// commands and the process. Each run that succeeded is a line on stderr. systemd is told what a
+    /// service of Type=notify tells, and that the process lives only while each watch does.
     #[command(verbatim_doc_comment)]
     Watch {
         /// Configuration file

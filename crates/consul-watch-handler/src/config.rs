@@ -129,6 +129,25 @@ impl ConfigError {
 
 type Wrong = (Mark, String);
 
+const FILE_KEYS: [&str; 3] = ["watches", "max_wait", "consul"];
+
+/// The keys of `consul`, and the variable that each stands for.
+const CONSUL_KEYS: [(&str, &str); 9] = [
+    ("address", "CONSUL_HTTP_ADDR"),
+    ("token_file", "CONSUL_HTTP_TOKEN_FILE"),
+    ("ca_file", "CONSUL_CACERT"),
+    ("ca_path", "CONSUL_CAPATH"),
+    ("client_cert", "CONSUL_CLIENT_CERT"),
+    ("client_key", "CONSUL_CLIENT_KEY"),
+    ("tls_server_name", "CONSUL_TLS_SERVER_NAME"),
+    ("namespace", "CONSUL_NAMESPACE"),
+    ("partition", "CONSUL_PARTITION"),
+];
+
+/// The keys that a watch of some type has.
+const WATCH_KEYS: [&str; 12] =
+    ["name", "type", "key", "prefix", "service", "tag", "passing", "event", "fields", "debounce", "timeout", "run"];
+
 /// Reads a configuration file.
 ///
 /// # Errors
@@ -143,7 +162,7 @@ fn parse(bytes: &[u8]) -> Result<Config, Wrong> {
     let start = Mark { line: 1, column: 1 };
     let document = yaml::parse(bytes, &Limits::default()).map_err(|error| (error.mark, error.message))?;
     let document = document.ok_or((start, "the file is empty; `watches` is expected".to_owned()))?;
-    let mut top = Fields::of(&document, "the file")?;
+    let mut top = Fields::of(&document, "the file", &FILE_KEYS)?;
     let max_wait = top.parsed("max_wait", |text| match duration::parse(text)? {
         wait if wait < Duration::from_secs(1) => Err("the shortest wait is 1s".to_owned()),
         wait if wait > consul_client::MAX_WAIT => Err("the longest wait is 10m".to_owned()),
@@ -152,7 +171,6 @@ fn parse(bytes: &[u8]) -> Result<Config, Wrong> {
     let consul = top.take("consul").map(consul).transpose()?.unwrap_or_default();
     let listed = top.required("watches")?;
     let items = listed.as_sequence().ok_or((listed.mark, "`watches` is not a list".to_owned()))?;
-    top.finish()?;
     let mut watches = Vec::with_capacity(items.len());
     let mut names = HashSet::new();
     for item in items {
@@ -166,29 +184,18 @@ fn parse(bytes: &[u8]) -> Result<Config, Wrong> {
 }
 
 fn consul(node: &Node) -> Result<Vec<(&'static str, OsString)>, Wrong> {
-    let mut fields = Fields::of(node, "`consul`")?;
+    let mut fields = Fields::of(node, "`consul`", &CONSUL_KEYS.map(|(key, _)| key))?;
     let mut settings = Vec::new();
-    for (key, variable) in [
-        ("address", "CONSUL_HTTP_ADDR"),
-        ("token_file", "CONSUL_HTTP_TOKEN_FILE"),
-        ("ca_file", "CONSUL_CACERT"),
-        ("ca_path", "CONSUL_CAPATH"),
-        ("client_cert", "CONSUL_CLIENT_CERT"),
-        ("client_key", "CONSUL_CLIENT_KEY"),
-        ("tls_server_name", "CONSUL_TLS_SERVER_NAME"),
-        ("namespace", "CONSUL_NAMESPACE"),
-        ("partition", "CONSUL_PARTITION"),
-    ] {
+    for (key, variable) in CONSUL_KEYS {
         if let Some(value) = fields.text(key)? {
             settings.push((variable, OsString::from(value)));
         }
     }
-    fields.finish()?;
     Ok(settings)
 }
 
 fn watch(node: &Node) -> Result<WatchSpec, Wrong> {
-    let mut fields = Fields::of(node, "a watch")?;
+    let mut fields = Fields::of(node, "a watch", &WATCH_KEYS)?;
     let name = fields.required_parsed("name", check_name)?;
     let kind = fields.required_parsed("type", |text| {
         Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
@@ -227,7 +234,7 @@ fn watch(node: &Node) -> Result<WatchSpec, Wrong> {
         },
         subject,
     };
-    fields.finish_for(&format!("a watch of type {kind}"))?;
+    fields.finish(&format!("a watch of type {kind}"))?;
     Ok(spec)
 }
 
@@ -253,7 +260,7 @@ fn scalar<'n>(key: &str, node: &'n Node) -> Result<&'n str, Wrong> {
     }
 }
 
-/// The fields of a mapping, each taken once; what is left over is unknown.
+/// The fields of a mapping, each taken once; what is left over does not belong there.
 struct Fields<'n> {
     mark: Mark,
     what: &'n str,
@@ -261,12 +268,22 @@ struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    fn of(node: &'n Node, what: &'n str) -> Result<Fields<'n>, Wrong> {
+    /// What nothing knows is named first: where a key is misspelt, that it is missing says less.
+    fn of(node: &'n Node, what: &'n str, keys: &[&str]) -> Result<Fields<'n>, Wrong> {
         let Value::Mapping(pairs) = &node.value else {
             return Err((node.mark, format!("{what} is not a mapping")));
         };
         if let Some(twice) = node.duplicate() {
             return Err((twice.mark, format!("`{}` stands here twice", twice.as_str().unwrap_or_default())));
+        }
+        for (key, _) in pairs {
+            match key.as_str() {
+                Some(name) if keys.contains(&name) => {}
+                Some(name) => {
+                    return Err((key.mark, format!("{what} has no key `{name}`; the keys are {}", keys.join(", "))));
+                }
+                None => return Err((key.mark, format!("a key of {what} is not text"))),
+            }
         }
         Ok(Fields { mark: node.mark, what, left: pairs.iter().collect() })
     }
@@ -306,18 +323,10 @@ impl<'n> Fields<'n> {
         Ok(parsed.unwrap_or(false))
     }
 
-    fn finish(self) -> Result<(), Wrong> {
-        let what = self.what.to_owned();
-        self.finish_for(&what)
-    }
-
-    fn finish_for(self, what: &str) -> Result<(), Wrong> {
+    fn finish(self, what: &str) -> Result<(), Wrong> {
         match self.left.first() {
             None => Ok(()),
-            Some((key, _)) => match key.as_str() {
-                Some(name) => Err((key.mark, format!("{what} has no key `{name}`"))),
-                None => Err((key.mark, format!("a key of {what} is not text"))),
-            },
+            Some((key, _)) => Err((key.mark, format!("{what} has no key `{}`", key.as_str().unwrap_or_default()))),
         }
     }
 }
@@ -357,6 +366,10 @@ mod tests {
             ("watches: []\nmaxwait: 3s", "2:1 the file has no key `maxwait`"),
             ("watches: []\nmax_wait: 0s", "2:11 `max_wait`: the shortest wait"),
             ("watches:\n- name: a\n  type: key\n  run: [x]", "2:3 a watch has no `key`"),
+            ("watch: []", "1:1 the file has no key `watch`; the keys are watches, max_wait, consul"),
+            ("watches:\n- name: a\n  typ: key\n  run: [x]", "3:3 a watch has no key `typ`; the keys are name, type,"),
+            ("watches:\n- {name: a, type: nodes, command: [x]}", "2:26 a watch has no key `command`; the keys are"),
+            ("watches:\n- {name: a, type: nodes, run: [x], [b]: c}", "2:36 a key of a watch is not text"),
             ("watches:\n- name: a\n  type: kye\n  run: [x]", "3:9 `type`: there is no type `kye`"),
             ("watches:\n- {name: a, type: nodes, run: [x], tag: t}", "2:36 a watch of type nodes has no key `tag`"),
             ("watches:\n- {name: a, type: services, run: [x], passing: true}", "has no key `passing`"),

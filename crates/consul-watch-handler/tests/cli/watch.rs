@@ -307,10 +307,10 @@ fn termination_ends_the_command_and_all_it_started() {
 fn a_wrong_file_is_65_and_names_line_and_key() {
     let bench = Bench::new();
     for (text, said) in [
-        ("watches:\n- name: a\n  type: key\n  kye: x\n  run: [x]\n", "watch.yaml:2:3: a watch has no `key`"),
+        ("watches:\n- name: a\n  type: key\n  kye: x\n  run: [x]\n", "watch.yaml:4:3: a watch has no key `kye`"),
         (
             "watches:\n- name: a\n  type: key\n  key: x\n  runn: [x]\n  run: [x]\n",
-            "watch.yaml:5:3: a watch of type key has no key `runn`",
+            "watch.yaml:5:3: a watch has no key `runn`",
         ),
         ("max_wait: soon\nwatches: []\n", "watch.yaml:1:11: `max_wait`: `soon` is no duration"),
     ] {
