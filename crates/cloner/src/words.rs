@@ -7,7 +7,7 @@ use toolkit::Io;
 
 use crate::cli;
 use crate::error::Error;
-use crate::manifest::{Manifest, Repo};
+use crate::manifest::{Manifest, ManifestError, Repo};
 
 /// Reads the manifest that `words` begin with and applies the overrides that follow.
 pub(crate) fn read(words: &[OsString], io: &mut Io) -> Result<(PathBuf, Vec<Repo>), Error> {
@@ -43,7 +43,12 @@ pub(crate) fn read(words: &[OsString], io: &mut Io) -> Result<(PathBuf, Vec<Repo
     }
     let mut manifest = Manifest::load(&path)?;
     for (key, value) in overrides {
-        manifest.set(&format!("--{key}"), &key, &value)?;
+        manifest.set(&format!("--{key}"), &key, &value).map_err(|error| match error {
+            ManifestError::Override { given, message, .. } if cli::is_option(&key) => {
+                ManifestError::Override { given, message, hint: Some("options come before the manifest".to_owned()) }
+            }
+            other => other,
+        })?;
     }
     let repos = manifest.repos()?;
     manifest.warnings().into_iter().for_each(|warning| io.warn(warning));

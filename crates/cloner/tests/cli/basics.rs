@@ -245,6 +245,7 @@ fn wrong_command_lines_are_refused_with_two() {
         (&["--g::m::ref"], "has no value"),
         (&["word"], "is no override"),
         (&["--json"], "hint: options come before the manifest"),
+        (&["--retries", "0"], "hint: options come before the manifest"),
         (&["--g::m::rfe", "x"], "the nearest known one is --g::m::ref"),
     ] {
         let ran = scratch.run_with(&[], overrides).code(2);
