@@ -54,8 +54,13 @@ pub enum Error {
         reason: String,
     },
     /// There is no such run, or its output is gone.
-    #[error("no output of {0} is kept")]
-    NoRun(String),
+    #[error("the queue {queue} keeps no output of {run}")]
+    NoRun {
+        /// The queue.
+        queue: String,
+        /// What was asked for.
+        run: String,
+    },
     /// Nothing is started while the queue is disabled.
     #[error("the queue {queue} is disabled: {reason}")]
     Disabled {
@@ -146,7 +151,14 @@ impl Failure for Error {
             Error::Itself { .. } => Some("kick without -f, or use another queue".to_owned()),
             Error::Full { .. } => Some("give other commands a queue of their own with -Q".to_owned()),
             Error::Disabled { queue, .. } => Some(format!("enable it with `ts -Q {queue} --enable`")),
-            Error::Ticket { .. } => Some("name the queue of the kick with -Q".to_owned()),
+            Error::Ticket { .. } => Some(
+                "a ticket is the number that the kick printed, not that of a run; name the queue of the kick with -Q"
+                    .to_owned(),
+            ),
+            Error::NoRun { queue, .. } => Some(format!(
+                "`ts -Q {queue} -s` names the newest run, of the older ones the last {} are kept; -Q names the queue",
+                crate::runlog::RUNS
+            )),
             _ => None,
         }
     }

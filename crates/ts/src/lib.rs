@@ -90,7 +90,10 @@ pub fn run(cli: &Cli, io: &mut Io) -> Result<u8, Error> {
         let queue = Queue::look(places.clone())?;
         let run = run.unwrap_or_else(|| runlog::last_run(&places.runs()));
         if !places.exists()? || !runlog::Reader::new(&places, run).exists() {
-            return Err(Error::NoRun(if run == 0 { "any run".to_owned() } else { format!("run {run}") }));
+            return Err(Error::NoRun {
+                queue: places.name.to_string(),
+                run: if run == 0 { "any run".to_owned() } else { format!("run {run}") },
+            });
         }
         let queue = queue.filter(|_| cli.tail.is_some());
         return kick::follow(queue.as_ref(), &places, run).map(|()| exit::OK);

@@ -26,7 +26,7 @@ const RUNNING_BYTES: u64 = 12 << 20;
 const MAX_STREAM_BYTES: u64 = 4 << 20;
 const MIN_STREAM_BYTES: u64 = 64 << 10;
 /// Finished runs whose output is kept, per queue.
-const RUNS: usize = 50;
+pub(crate) const RUNS: usize = 50;
 /// Finished runs are pruned after each run that has said more than a little, and after every so many others: that
 /// lets them exceed their bound by 1 MiB at most.
 pub(crate) const PRUNE_EVERY: u64 = 16;
