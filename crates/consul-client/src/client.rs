@@ -13,7 +13,7 @@ use ureq::unversioned::transport::DefaultConnector;
 use crate::agent::Agent;
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::error::Cause;
+use crate::error::{ADDRESS, Cause};
 use crate::health::Health;
 use crate::kv::Kv;
 use crate::line::{Fault, Limits, Line, was_cut};
@@ -89,8 +89,7 @@ impl Client {
             url.host.clone_from(name);
         }
         let base = url.to_string();
-        base.parse::<Uri>()
-            .map_err(|e| Error::Config { setting: "address of Consul".to_owned(), reason: e.to_string() })?;
+        base.parse::<Uri>().map_err(|e| Error::Config { setting: ADDRESS.to_owned(), reason: e.to_string() })?;
         let mut scope = Vec::new();
         for (name, value) in [("dc", &config.datacenter), ("ns", &config.namespace), ("partition", &config.partition)] {
             if let Some(value) = value {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Error;
+use crate::error::{ADDRESS, ADDRESS_VARIABLE};
 
 /// The largest file that is read for a token or a certificate.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -128,7 +129,7 @@ impl Config {
         let https = env.boolean("CONSUL_HTTP_SSL")?.unwrap_or(false);
         config.address.https = https;
         if let Some(address) = env.text("CONSUL_HTTP_ADDR")? {
-            config.address = Address::parse("CONSUL_HTTP_ADDR", &address, https)?;
+            config.address = Address::parse(ADDRESS_VARIABLE, &address, https)?;
         }
         config.token = env.text("CONSUL_HTTP_TOKEN")?;
         config.token_file = env.path("CONSUL_HTTP_TOKEN_FILE");
@@ -146,7 +147,7 @@ impl Config {
     /// Returns the configuration with what `overrides` names put over it.
     pub fn with(mut self, overrides: &Overrides) -> Result<Config, Error> {
         if let Some(address) = &overrides.address {
-            self.address = Address::parse("address of Consul", address, self.address.https)?;
+            self.address = Address::parse(ADDRESS, address, self.address.https)?;
         }
         let put = |from: &Option<PathBuf>, to: &mut Option<PathBuf>| {
             if from.is_some() {
@@ -374,6 +375,10 @@ mod tests {
             "h_ö:1",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
+        }
+        let refused = |setting| Address::parse(setting, "h:x", false).unwrap_err();
+        for error in [refused(ADDRESS), refused(ADDRESS_VARIABLE)] {
+            assert!(error.hint().is_some_and(|hint| hint.contains("HOST:PORT")), "{error}");
         }
         let error = parse("http://me:secret@h:1").unwrap_err();
         assert!(!error.contains("secret"), "{error}");

@@ -6,6 +6,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What an address that cannot be used was given as.
+pub(crate) const ADDRESS: &str = "address of Consul";
+/// The same, where the environment gave it.
+pub(crate) const ADDRESS_VARIABLE: &str = "CONSUL_HTTP_ADDR";
+
 /// Why a call did not give an answer that may be believed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -204,6 +209,9 @@ impl Error {
             }
             Error::Denied { .. } | Error::Filtered { .. } => {
                 Some("give a token that may: CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN or --token-file".to_owned())
+            }
+            Error::Config { setting, .. } if setting == ADDRESS || setting == ADDRESS_VARIABLE => {
+                Some("write HOST:PORT, http://HOST:PORT or https://HOST:PORT, as in 127.0.0.1:8500".to_owned())
             }
             _ => None,
         }

@@ -8,6 +8,7 @@ use ureq::unversioned::transport::NextTimeout;
 
 use crate::Error;
 use crate::config::Address;
+use crate::error::ADDRESS;
 
 /// Resolves to the configured agent whatever host the URL names, so that the certificate can be
 /// checked against another name. An IP address needs no thread for its resolution.
@@ -24,7 +25,7 @@ impl Target {
         let uri = root
             .to_string()
             .parse::<Uri>()
-            .map_err(|e| Error::Config { setting: "address of Consul".to_owned(), reason: e.to_string() })?;
+            .map_err(|e| Error::Config { setting: ADDRESS.to_owned(), reason: e.to_string() })?;
         let fixed = address.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, address.port));
         Ok(Target { fixed, uri, names: DefaultResolver::default() })
     }
