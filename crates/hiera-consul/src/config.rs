@@ -144,7 +144,9 @@ pub(crate) fn validate(
     };
     match version {
         5 => reader.version5(config),
-        4 if *layer == Layer::Global => Err(reader.fail("version 4 cannot be used in the global layer")),
+        4 if *layer == Layer::Global => {
+            Err(reader.fail("version 4 cannot be used in the global layer; write it as version 5"))
+        }
         4 => reader.version4(&config),
         3 => reader.version3(&config, v3_datadir),
         other => Err(reader.fail(format!("version {other} of hiera.yaml is not supported"))),

@@ -91,7 +91,8 @@ fn finished(found: Result<Option<Value>, Error>, args: &Lookup) -> Result<Option
     }
     if let Some(expected) = args.value_type.as_ref().filter(|expected| !expected.kind.accepts(&value)) {
         return Err(Error::data(format!(
-            "found value has wrong type, expects {}, got {}",
+            "key '{}': the value has the wrong type, expects {}, got {}",
+            args.keys.join("', '"),
             expected.text,
             value.type_name()
         )));
