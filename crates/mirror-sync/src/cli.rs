@@ -43,9 +43,11 @@ Environment:
 
 Exit status:
   0   done; `diff`: no difference
-  1   no: unknown snapshot, differences, a channel that is too old, a rollout that went back, damage, content refused, a signature that does not hold
+  1   no: unknown snapshot (`diff`: 65), differences, a channel that is too old, a rollout that
+      went back, damage, content refused, a signature that does not hold
   2   usage
-  65  the configuration, a manifest or a key cannot be used
+  65  the configuration, a manifest or a key cannot be used (`mirror-sync check --help` shows a
+      configuration)
   69  an upstream, the mirror or Consul is away
   73  cannot write
   75  another writer is running, a rollout is under way, or somebody else moved the channel
@@ -86,6 +88,58 @@ pub enum Action {
     /// Say what the configuration means, and whether what it names can be used
     ///
     /// Reads keys, keyrings and catalogs; asks no upstream and changes nothing.
+    ///
+    /// The file of a build node; only root, url, signing_key, channels and sources are needed:
+    ///
+    ///   root: /srv/mirror             # the store and what is published
+    ///   url: http://build1:8080       # where nodes reach `serve`
+    ///   signing_key: /etc/stacktira/site.sec.asc
+    ///   channels: [edge, stable]
+    ///   keep: 3                       # newest snapshots that gc keeps besides those in use
+    ///   grace: 24h                    # gc spares what is younger
+    ///   jobs: 4                       # files or repositories at the same time
+    ///   max_age: 7d                   # from when on status calls a channel too old
+    ///   metrics: /var/lib/node_exporter/mirror.prom
+    ///   proxy: http://proxy:3128      # to upstreams; else http_proxy, https_proxy and no_proxy
+    ///   limits: {connect: 10s, stall: 30s, total: 10m, retries: 3, index: 256MiB, rate: 10MB}
+    ///   consul: {address: "http://127.0.0.1:8500", prefix: stacktira/mirror}
+    ///   closed: {deb: [catalogs], rpm: [db1.json], installed: /srv/status}
+    ///   sources:
+    ///   - name: debian
+    ///     type: deb
+    ///     url: http://deb.debian.org/debian
+    ///     mirrors: ["http://ftp.de.debian.org/debian"]
+    ///     keyring: /usr/share/keyrings/debian-archive-keyring.gpg
+    ///     fingerprints: [4CB50190207B4758A3F73A796ED0E7B82643E131]
+    ///     suites: [bookworm]
+    ///     components: [main]
+    ///     architectures: [amd64]
+    ///     select: {closure: [nginx], packages: [catalogs/web1.json], recommends: false}
+    ///   - {name: own, type: rpm, dir: /srv/rpms, architectures: [x86_64]}
+    ///   - {name: modules, type: git, manifest: repos.yaml, mirror: /srv/git}
+    ///   - name: images
+    ///     type: files
+    ///     files: [{url: "http://host/a.img", sha256: DIGEST, path: a.img}]
+    ///
+    /// deb and rpm take a url of a signed repository, or a dir of package files. `select: full`,
+    /// which is the default, mirrors all of it; a closure is what the named packages, and those of
+    /// compiled catalogs, need. A git source is the repositories of cloner's manifest. Without
+    /// consul, pointers are files of the mirror alone. `closed` names catalogs that a snapshot must
+    /// be able to install, from what `installed` (a status file of dpkg) has. Of a relative path the
+    /// directory of the file is the beginning.
+    ///
+    /// The file of a node, for apply; a build node's may have it as well:
+    ///
+    ///   node:
+    ///     mirror: http://build1:8080
+    ///     channel: stable
+    ///     name: web1                  # in Consul; else the host's name
+    ///     role: web
+    ///     keyring: /etc/stacktira/site.asc
+    ///     formats: [deb]              # deb, rpm or both
+    ///     sources: [debian]           # else all of these formats
+    ///     update: true                # package lists are fetched before the old sources go
+    #[command(verbatim_doc_comment)]
     Check,
     /// Print the sources of apt's or dnf's files as `sources:` of a configuration
     ///

@@ -22,6 +22,9 @@ pub(crate) use self::source::{DebSource, FilesSource, GitSource, Origin, RpmSour
 /// Largest configuration file that is read.
 const MAX_CONFIG: u64 = 1 << 20;
 
+/// The command whose help has the file of `the_file_in_the_help_is_whole_and_accepted`.
+const WHOLE_FILE: &str = "`mirror-sync check --help`";
+
 /// The file as a whole.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,10 +188,9 @@ impl Config {
         let bytes = crate::files::read_bounded(path, MAX_CONFIG).map_err(|error| Error::Config {
             path: path.to_owned(),
             message: format!("cannot read the configuration: {error}"),
-            hint: Some("pass --config FILE".into()),
+            hint: Some(format!("pass --config FILE; {WHOLE_FILE} shows a whole file")),
         })?;
-        let mut config: Self =
-            serde_yaml::from_slice(&bytes).map_err(|error| Error::config(path, error.to_string()))?;
+        let mut config: Self = serde_yaml::from_slice(&bytes).map_err(|error| wrong(path, error.to_string()))?;
         path.clone_into(&mut config.path);
         config.check()?;
         Ok(config)
@@ -245,11 +247,11 @@ impl Config {
     }
 
     fn missing(&self, key: &str) -> Error {
-        Error::config(&self.path, format!("{key}: missing, and this command needs it"))
+        wrong(&self.path, format!("{key}: missing, and this command needs it"))
     }
 
     fn bad(&self, key: &str, message: impl AsRef<str>) -> Error {
-        Error::config(&self.path, format!("{key}: {}", message.as_ref()))
+        wrong(&self.path, format!("{key}: {}", message.as_ref()))
     }
 
     fn check(&mut self) -> Result<()> {
@@ -317,6 +319,11 @@ impl Config {
     }
 }
 
+/// Something in the file is missing or wrong.
+fn wrong(path: &Path, message: String) -> Error {
+    Error::Config { path: path.to_owned(), message, hint: Some(format!("{WHOLE_FILE} shows a whole file")) }
+}
+
 fn has_space(text: &str) -> bool {
     text.chars().any(|c| c.is_whitespace() || c.is_control())
 }
@@ -382,6 +389,42 @@ mod tests {
         assert_eq!(config.consul.expect("there").prefix, "stacktira/mirror");
         let Source::Git(git) = &config.sources[1] else { panic!("second is git") };
         assert!(git.manifest.is_absolute());
+    }
+
+    #[test]
+    fn the_file_in_the_help_is_whole_and_accepted() {
+        let command = crate::cli::command();
+        let check = command.find_subcommand("check").expect("there");
+        let help = check.get_long_about().expect("long").to_string();
+        let file: String = help
+            .split("\n\n")
+            .filter(|part| part.lines().all(|line| line.starts_with("  ")))
+            .flat_map(|part| part.lines().map(|line| format!("{}\n", &line[2..])))
+            .collect();
+        let config = load(&file.replace("DIGEST", &"0".repeat(64))).expect("accepted");
+        assert_eq!(config.sources.len(), 4);
+        // What the file does not know it names, beside all that it knows.
+        for part in [
+            "X: 1",
+            "limits: {X: 1}",
+            "consul: {X: 1}",
+            "closed: {X: 1}",
+            "node: {X: 1}",
+            "sources: [{type: deb, X: 1}]",
+            "sources: [{type: rpm, X: 1}]",
+            "sources: [{type: git, X: 1}]",
+            "sources: [{type: files, X: 1}]",
+            "sources: [{type: files, files: [{X: 1}]}]",
+            "sources: [{type: deb, select: {X: 1}}]",
+        ] {
+            let said = message(part);
+            let (_, known) = said.split_once("expected").unwrap_or_else(|| panic!("{part}: {said}"));
+            let keys: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+            assert!(keys.len() > 1, "{part}: {said}");
+            for key in keys {
+                assert!(file.contains(&format!("{key}:")), "{part}: the help does not show {key}");
+            }
+        }
     }
 
     #[test]
