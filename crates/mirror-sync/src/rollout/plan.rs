@@ -75,7 +75,9 @@ pub(crate) fn plan(
         states.values().filter(follows).partition(|state| is_gone(&state.node));
     let gone = gone.into_iter().map(|state| state.node.clone()).collect();
     if nodes.is_empty() {
-        return Err("no node that is alive has reported that it follows the channel".into());
+        return Err(
+            "no node that is alive has reported that it follows the channel; `mirror-sync apply` on a node does".into(),
+        );
     }
     nodes.sort_by_key(|state| (place(snapshot, &state.node), state.node.clone()));
     let mut first = BTreeSet::new();
