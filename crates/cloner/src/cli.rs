@@ -27,7 +27,8 @@ Examples:
   cloner --on-change /usr/local/bin/kick --metrics /var/lib/node_exporter/cloner.prom repos.yaml
       Have something done when modules changed, and let Prometheus see what failed
   cloner --root /etc/puppetlabs/code --generations 5 --mode export repos.yaml
-      All modules change at once below current/; cloner --root /etc/puppetlabs/code --rollback goes back
+      All modules change at once below current/; with --rollback instead of the manifest, the
+      set before is back
   cloner --convert manifest Puppetfile > repos.yaml
       Take over what r10k brought; --convert puppetfile or repos goes the other way
   cloner --json repos.yaml | jq -r 'select(.state == \"failed\") | .name'
@@ -37,7 +38,8 @@ Environment:
   http_proxy, https_proxy, all_proxy, no_proxy
       Proxies for HTTP, and hosts that are reached without one
   NETRC
-      File with credentials per host, instead of ~/.netrc; git's credential helpers are asked where it has none
+      File with credentials per host, instead of ~/.netrc; git's credential helpers are asked
+      where it has none
   SSL_CERT_FILE, GIT_SSL_CAINFO
       File of PEM certificates to trust instead of the built-in ones
   SSH_AUTH_SOCK, HOME

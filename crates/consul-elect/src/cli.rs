@@ -26,7 +26,9 @@ Environment:
                           TLS settings, as for Consul's own programs
   STACKTIRA_LEADER        set for COMMAND of `run`: the NAME it leads
   STACKTIRA_SLOT          set for COMMAND of `slot`: the NAME it has a slot of
-  STACKTIRA_FENCING_TOKEN set for COMMAND: an integer, higher for each later leader of NAME or holder of the slot
+  STACKTIRA_FENCING_TOKEN
+                          set for COMMAND: an integer, higher for each later leader of NAME or
+                          holder of the slot
 
 Exit status:
   0    done; `once`: chosen, now or earlier
@@ -42,7 +44,7 @@ Exit status:
   127  `run`, `slot`: COMMAND was not found
   *    `run`, `slot`: COMMAND's own code; 128 + n after signal n";
 
-/// Elects one node for a piece of work
+/// Elect one node for a piece of work
 ///
 /// `run` holds leadership while a command runs, `slot` one of a number of slots, `once` chooses one node for good, `show`
 /// prints who leads. Who leads is the record at the key stacktira/leader/NAME of Consul, who has a slot at

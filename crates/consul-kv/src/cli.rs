@@ -34,7 +34,7 @@ Exit status:
   73  the output cannot be written
   77  Consul denies it";
 
-/// Reads, writes and waits for keys of Consul
+/// Read, write and wait for keys of Consul
 ///
 /// Values are bytes: they are stored and printed exactly, without a newline being added or removed. A key
 /// counts as absent only when a cluster with a leader says so; whatever else keeps the answer away is an error.

@@ -14,8 +14,10 @@ use crate::payload::Kind;
 const AFTER_HELP: &str = "\
 Examples:
   consul-watch-handler watch /etc/stacktira/watch.yaml
-  consul watch -type=key -key=app/motd consul-watch-handler handle --name motd -- /usr/local/bin/write-motd
-  consul-watch-handler handle --type service --service web --passing --fields Service -- ts converge.sh
+  consul watch -type=key -key=app/motd \\
+      consul-watch-handler handle --name motd -- /usr/local/bin/write-motd
+  consul watch -type=service -service=web -passingonly=true \\
+      consul-watch-handler handle --service web --passing --fields Service -- ts converge.sh
   consul-watch-handler agent-config watch.yaml > /etc/consul.d/watches.json
   consul-watch-handler watch --record /root/stream watch.yaml
   consul-watch-handler replay /root/stream | jq 'select(.run)'
@@ -23,16 +25,19 @@ Examples:
       STACKTIRA_WATCH_DIR=$HOME/.watch consul-watch-handler handle --type nodes -- cat
 
 Environment:
-  STACKTIRA_WATCH_DIR     state directory (default /run/stacktira/watch, else below XDG_RUNTIME_DIR)
-  STACKTIRA_ROOT          directory below which the default state directory lies, for tests and images
+  STACKTIRA_WATCH_DIR     state directory (default /run/stacktira/watch, else below
+                          XDG_RUNTIME_DIR)
+  STACKTIRA_ROOT          directory below which the default state directory lies, for tests and
+                          images
   CONSUL_INDEX            handle: index of the payload, set by Consul
   CONSUL_HTTP_ADDR        address of the Consul agent (default http://127.0.0.1:8500)
   CONSUL_HTTP_TOKEN       token; not passed on to commands
   CONSUL_HTTP_TOKEN_FILE  file that holds the token
   CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
-  CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION  as for Consul itself
-
-  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID  watch: set by systemd for a service of Type=notify
+  CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE, CONSUL_PARTITION
+                          as for Consul itself
+  NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID
+                          watch: set by systemd for a service of Type=notify
 
   Commands get STACKTIRA_WATCH_NAME, STACKTIRA_WATCH_TYPE, STACKTIRA_WATCH_INDEX,
   STACKTIRA_WATCH_DIGEST and STACKTIRA_WATCH_SEEN (when the change was seen, seconds since 1970),
@@ -42,8 +47,8 @@ Exit status:
   0    watch: ended by SIGTERM or SIGINT; handle: nothing changed, or the command succeeded
   1    replay: a command failed, or a digest is not the recorded one
   2    the command line cannot be understood (handle: 125)
-  65   the configuration, or the record of replay, cannot be read or is wrong; the message names file
-       and line
+  65   the configuration, or the record of replay, cannot be read or is wrong; the message names
+       file and line
   73   watch: the state directory cannot be used
   124  handle: the command ran into its time limit
   125  handle: its own failure or usage, broken payload, empty answer that Consul does not confirm

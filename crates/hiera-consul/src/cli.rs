@@ -30,16 +30,19 @@ Options of a Consul level in hiera.yaml (lookup_key: stacktira::consul):
   prefix          the keys below it are the level's
   format          auto (JSON where it is JSON, else text), raw, json or yaml
   folders         true: folders are hashes, db/host is host in the hash db
-  document        the name of one key below the prefix that holds all others, as a YAML or JSON hash
+  document        the name of one key below the prefix that holds all others, as a YAML or JSON
+                  hash
   consistency     default, consistent or stale
   services        true: keys of the catalog, such as web_Address and service_hash__TAG__SERVICE
-  stale_if_error  such as 2h: while Consul is away, the level is what it was when it was last read, if that is no
-                  longer ago; kept in /var/lib/stacktira/hiera-consul, or in XDG_STATE_HOME for other users than root
+  stale_if_error  such as 2h: while Consul is away, the level is what it was when it was last
+                  read, if that is no longer ago; kept in /var/lib/stacktira/hiera-consul, or in
+                  XDG_STATE_HOME for other users than root
   address, token_file, ca_file, client_cert, client_key, server_name, datacenter
 
 Exit status:
   0   found
-  1   no level has any of the keys; check --strict: there are warnings; import, export --dry-run: something differs
+  1   no level has any of the keys; check --strict: there are warnings; import, export --dry-run:
+      something differs
   2   usage
   65  broken configuration, data, merge or type
   69  Consul cannot be reached or does not answer as promised

@@ -15,8 +15,9 @@ Examples:
 
 Sources:
   In this order, the first one that is there: cloud-init's /run/cloud-init/instance-data.json, the
-  config drive, the metadata service, /etc/stacktira/metadata.json. Answers are not merged. The answer is
-  kept in /run/stacktira/meta_data.json until --refresh, a restart, or a newer file among the sources.
+  config drive, the metadata service, /etc/stacktira/metadata.json. Answers are not merged. The
+  answer is kept in /run/stacktira/meta_data.json until --refresh, a restart, or a newer file among
+  the sources.
 
 Environment:
   STACKTIRA_METADATA_URL  address of the metadata service (default http://169.254.169.254); the path

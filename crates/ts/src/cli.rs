@@ -25,10 +25,13 @@ Examples:
       ts --debounce 2s..30s --splay 1m --metrics /var/lib/node_exporter/ts.prom converge.sh
 
 Environment:
-  TS_DIR            State directory, absolute. Default: /run/stacktira/ts for root, $XDG_RUNTIME_DIR/ts for others.
+  TS_DIR            State directory, absolute. Default: /run/stacktira/ts for root,
+                    $XDG_RUNTIME_DIR/ts for others.
   STACKTIRA_ROOT    Prefix of root's default state directory.
-  TS_SCOPE          0 keeps background leaders in the caller's systemd unit. Default: root's leaders move to a scope of their own.
-  TS_PUPPET_LOCK    With --puppet: path of the agent's lock, or 0 for none. Default: where Puppet's state directory is.
+  TS_SCOPE          0 keeps background leaders in the caller's systemd unit. Default: root's
+                    leaders move to a scope of their own.
+  TS_PUPPET_LOCK    With --puppet: path of the agent's lock, or 0 for none. Default: where
+                    Puppet's state directory is.
   TS_QUEUE, TS_RUN  Set for COMMAND and for --on-finish: the queue and the number of the run.
   TS_REASON         Set for COMMAND: the text of --reason.
   TS_STATUS         Set for --on-finish: the status of the run.
@@ -39,7 +42,8 @@ Exit status:
   1      -k: nothing runs.
   75     Busy (--if-busy fail), or the queue is disabled (-f, -w).
   124    The run was ended at its time limit.
-  125    ts itself failed, or was called wrongly; or the run ended with 0 and its output cannot be shown.
+  125    ts itself failed, or was called wrongly; or the run ended with 0 and its output cannot be
+         shown.
   126    The command, or its working directory, cannot be used.
   127    The command was not found.
   128+n  The run was ended by signal n.
@@ -93,6 +97,8 @@ pub struct Cli {
     #[arg(short = 'Q', long, value_name = "NAME", value_parser = QueueName::parse)]
     pub queue: Option<QueueName>,
     /// List the jobs of all queues, or of the one named by -Q
+    ///
+    /// A line for each: queue, state, kicks that wait for a run, status of its last run (-: none), command.
     #[arg(short, long, group = "mode", conflicts_with = "command")]
     pub list: bool,
     /// Show what the queue does
