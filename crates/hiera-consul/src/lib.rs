@@ -1,6 +1,7 @@
 //! Answers Hiera lookups from Consul, YAML and JSON.
 //!
-//! The `engine` reads `hiera.yaml` and data as Puppet does (see its module for layers, merges and
+//! `hierarchy` chooses by the version of `hiera.yaml`: `engine` for 5, `hiera3` for 3. The
+//! `engine` reads it and data as Puppet does (see its module for layers, merges and
 //! lookup_options; `psych` for what YAML scalars mean). Levels of the lookup_key function
 //! `stacktira::consul` are answered natively by `consul`, the backend of version 3 files by `consul3`. `check` finds
 //! what is wrong or hardly meant without a key being asked for. `serve` is the coprocess that Puppet's
@@ -15,8 +16,8 @@
 //!
 //! # Exit codes
 //!
-//! 0 found · 1 not there, warnings of a strict check, a dry run with differences · 2 usage · 65 broken configuration, data, merge or type · 69 Consul does
-//! not answer · 77 denied.
+//! 0 found · 1 not there, warnings of a strict check, a dry run with differences · 2 usage · 65 broken configuration,
+//! data, merge or type · 69 Consul does not answer · 73 cannot write · 75 try again · 77 denied.
 
 mod check;
 pub mod cli;
