@@ -21,6 +21,8 @@ for script in bootstrap build consul acl secrets puppet confd none example conve
     says "$script.sh: and says how it is used" "^Usage: $script.sh"
     fails_with "$([ $script = converge ] && echo 1 || echo 2)" "$script.sh --frob is refused" "$repo/provision/$script.sh" --frob
 done
+ok "kick --help is help" "$repo/provision/kick" --help
+says "kick: and says how it is used" "^Usage: kick"
 while read -r option; do
     ok "what --help names is an option: $option" grep -qE -- "(^| )$option( |\))" "$repo/provision/bootstrap.sh"
 done < <("$repo/provision/bootstrap.sh" --help | sed -n 's/^  \(--[a-z-]*\).*/\1/p')
