@@ -43,6 +43,13 @@ install_puppet() {
     install_packages $package || die 1 "the package $package cannot be installed"
 }
 
+# Debian's packages start what they bring. Until the first run that succeeded nobody has configured it: a database of its
+# own would be there before the cluster that it is to join. A file that is there is somebody's decision, and stays.
+policy=$root/usr/sbin/policy-rc.d
+if [ "$(family)" = debian ] && [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\n[ -e /var/lib/stacktira/converged ] || exit 101\n' | atomic_write 0755 "$policy" || true
+fi
+
 command -v puppet >/dev/null 2>&1 || install_puppet
 
 mkdir -p "$state_dir/puppet"

@@ -87,8 +87,7 @@ lock_facts() {
     fits stage "$stage" '[a-z][a-z0-9_-]*'
     openstack=$(meta openstack zed)
     fits openstack "$openstack" '[a-z0-9][a-z0-9.]*'
-    controls=$(meta control_nodes '')
-    [ -z "$controls" ] || fits control_nodes "$controls" '[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3}(,[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3})*'
+    control_nodes
     # What Hiera needs before Puppet has written the facts of a whole run; first, as the locked facts say that this is done.
     atomic_write 0644 "$state_dir/facts.json" <<END || true
 {"role": "$role", "networking": {"hostname": "$(short_name)"}}
@@ -113,6 +112,12 @@ END
     told "$inside $address, locked"
 }
 
+# Who is one cluster of databases and messages with whom, where there are several: NAME=ADDRESS,...
+control_nodes() {
+    controls=$(meta control_nodes '')
+    [ -z "$controls" ] || fits control_nodes "$controls" '[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3}(,[a-z0-9-]+=[0-9]{1,3}([.][0-9]{1,3}){3})*'
+}
+
 # This node's name is its inside address, for itself too: daemons of a cluster that find themselves on a loopback
 # address talk to nobody. Images and cloud-init write such lines; ours goes into a block of its own.
 name_hosts() {
@@ -132,7 +137,16 @@ name_hosts() {
             }
             { print }' "$hosts" | atomic_write 0644 "$hosts" || true
     fi
-    printf '%s %s%s\n' "$address" "${domain:+$node.$domain }" "$node" | managed_block "$hosts" || true
+    control_nodes
+    {
+        host_line "$address" "$node"
+        # RabbitMQ's nodes find each other by name, and no cloud's name servers need to know them.
+        case $controls in
+            *,*) printf '%s\n' "$controls" | tr , '\n' | while IFS='=' read -r peer place; do [ "$peer" = "$node" ] || host_line "$place" "$peer"; done ;;
+        esac
+    } | managed_block "$hosts" || true
     [ ! -d "$root/etc/cloud/cloud.cfg.d" ] || printf 'manage_etc_hosts: false\n' | atomic_write 0644 "$root/etc/cloud/cloud.cfg.d/99-stacktira.cfg" || true
     told "${domain:+$node.$domain, }$node is $address"
 }
+
+host_line() { printf '%s %s%s\n' "$1" "${domain:+$2.$domain }" "$2"; }

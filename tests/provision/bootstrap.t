@@ -81,6 +81,21 @@ fresh
 ok "without any word it is Puppet" bootstrap
 says "that runs" 'provisioner: puppet'
 ok "which leaves a watch" grep -q 'prefix: hiera/' "$root/etc/stacktira/watch.yaml"
+# The packages' scripts ask this whether they may start their services.
+policy=$root/usr/sbin/policy-rc.d
+is "and lets Debian's packages start no service" "$(stat -c %a "$policy")" 755
+sed -i "s|/var/lib|$root&|" "$policy"
+fails_with 101 "until a run has succeeded" "$policy" mariadb start
+: >"$root/var/lib/stacktira/converged"
+ok "and from then on any" "$policy" mariadb start
+rm "$root/var/lib/stacktira/converged"
+printf '#!/bin/sh\nexit 0\n' >"$policy"
+ok "an answer of somebody else's" bootstrap
+is "stays" "$(cat "$policy")" "$(printf '#!/bin/sh\nexit 0')"
+fresh
+system almalinux 9.6
+ok "EL, whose packages start nothing," bootstrap
+ok "has no such file" test ! -e "$policy"
 fresh hyper
 ok "confd instead" bootstrap --provisioner confd
 ok "renders from Consul" grep -q 'backend = "consul"' "$root/etc/confd/confd.toml"

@@ -21,7 +21,7 @@ ruby -ryaml -e 'YAML.load_file(ARGV[0])["stacktira::secrets"].each { |one| name,
 while read -r key kind; do kv put "$key" "a-$kind-of-no-use-to-anybody" >/dev/null; done <"$scratch/secrets"
 kv put stacktira/identity/url http://192.0.2.41:5000/v3 >/dev/null
 
-# facts NODE ROLE STAGE RELEASE CODENAME NUMBER CONTROLS: a module whose facts go before the machine's own.
+# facts NODE ROLE STAGE RELEASE CODENAME NUMBER CONTROLS [ADDRESS]: a module whose facts go before the machine's own.
 facts() {
     rm -rf "$scratch/facts"
     mkdir -p "$scratch/facts/facts/facts.d"
@@ -32,7 +32,7 @@ facts() {
  "osfamily": "Debian", "operatingsystem": "Debian", "operatingsystemrelease": "$6.5", "operatingsystemmajrelease": "$6", "lsbdistcodename": "$5",
  "networking": {"hostname": "$1", "domain": "stacktira.test", "fqdn": "$1.stacktira.test", "ip": "192.0.2.11", "interfaces": {}},
  "hostname": "$1", "fqdn": "$1.stacktira.test", "virtual": "systemd_nspawn",
- "stacktira": {"internal_interface": "enp0s8", "internal_address": "192.0.2.11", "external_interface": "enp0s9", "external_address": "198.51.100.11",
+ "stacktira": {"internal_interface": "enp0s8", "internal_address": "${8:-192.0.2.11}", "external_interface": "enp0s9", "external_address": "198.51.100.11",
    "vip": "192.0.2.41", "mirror": "http://192.0.2.5:8080", "provider": "local", "stage": "$3", "openstack": "$4", "controls": {$7}}}
 END
 }
@@ -46,6 +46,7 @@ packages() { catalog 'all.select { |one| one["type"] == "Package" && !%w[absent 
 
 one='"control1": "192.0.2.11"'
 two='"control1": "192.0.2.11", "control2": "192.0.2.12"'
+three="$two, \"control3\": \"192.0.2.13\""
 while read -r release codename number; do
     if ! modules=$("$repo/provision/local/puppet-modules" "$codename" 2>"$scratch/why"); then
         note "skipped: the modules of $codename cannot be had here: $(tail -n 1 "$scratch/why")"
@@ -78,6 +79,25 @@ while read -r release codename number; do
         if [ $node = control1 ]; then ok "$release: $node does what is to be done once: $(printf '%s\n' "$once" | wc -l) resources" test "$(printf '%s\n' "$once" | wc -l)" -gt 30
         else is "$release: $node does nothing of what is to be done once" "$once" ""; fi
     done
+
+    # Two databases need a vote of a third, which has none itself: at one proxy, however many there are. Three need none.
+    kv put stacktira/database/formed control1 >/dev/null
+    while read -r node address controls wanted; do
+        facts "$node" proxy cloud "$release" "$codename" "$number" "${!controls}" "$address"
+        if compile "$node" "$modules/modules"; then tap_report 0 "$release, $node with $controls control nodes"; else tap_report 1 "$release, $node with $controls control nodes" "$(tail -n 3 "$scratch/complaints")"; fi
+        is "$release: $node with $controls control nodes votes for" "$(catalog 'all.filter_map { |one| one.dig("parameters", "content")[/GALERA_NODES="(.*)"/, 1] if one["title"] == "/etc/default/garb" }.join')" "${wanted//,/ }"
+        ! packages | grep -qx galera-arbitrator-4 || packages >>"$scratch/packages"
+    done <<'CASES'
+proxy1 192.0.2.41 one
+proxy1 192.0.2.41 two 192.0.2.11:4567,192.0.2.12:4567
+proxy2 192.0.2.42 two
+proxy1 192.0.2.41 three
+CASES
+    kv delete stacktira/database/formed >/dev/null
+    facts control3 control cloud "$release" "$codename" "$number" "$three" 192.0.2.13
+    if compile control3 "$modules/modules"; then tap_report 0 "$release, control3 of three"; else tap_report 1 "$release, control3 of three" "$(tail -n 3 "$scratch/complaints")"; fi
+    is "$release: its database joins the other two" "$(catalog 'all.filter_map { |one| one.dig("parameters", "override_options", "mysqld", "wsrep_cluster_address") }.join')" "gcomm://192.0.2.11,192.0.2.12,192.0.2.13"
+    is "$release: and its broker" "$(catalog 'all.find { |one| one["title"] == "Rabbitmq" }.dig("parameters", "cluster_nodes").join(" ")')" "control1 control2 control3"
 done <<'END'
 zed bookworm 12
 epoxy trixie 13

@@ -96,6 +96,28 @@ is "it is one block" "$(grep -c '^# BEGIN stacktira$' "$root/etc/hosts")" 1
 printf '10.0.0.1 later\n' >>"$root/etc/hosts"
 ok "and again, after somebody has added a line" bootstrap
 ok "which stays" grep -qx '10.0.0.1 later' "$root/etc/hosts"
+# Several control nodes: each must find the others by name, and nobody else says it.
+fresh
+two='"control_nodes": "control1=192.0.2.51,infra1=192.0.2.31,control2=192.0.2.52"'
+metadata "\"role\": \"control\", $words, $two"
+ok "one of several control nodes" bootstrap --provisioner none
+block() { sed -n '/^# BEGIN stacktira$/,/^# END stacktira$/p' "$root/etc/hosts" | grep -v '^#'; }
+is "knows the others by name" "$(block)" "$(printf '192.0.2.31 infra1.stacktira.test infra1\n192.0.2.51 control1.stacktira.test control1\n192.0.2.52 control2.stacktira.test control2')"
+ok "and they are facts" python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert d["stacktira"]["controls"] == {"control1": "192.0.2.51", "infra1": "192.0.2.31", "control2": "192.0.2.52"}' "$root/etc/facter/facts.d/stacktira.json"
+before=$(tree)
+ok "a second time" bootstrap
+is "changes nothing" "$(tree)" "$before"
+fresh
+metadata "\"role\": \"control\", $words, \"control_nodes\": \"infra1=192.0.2.31\""
+ok "the only one" bootstrap --provisioner none
+is "names itself" "$(block)" "192.0.2.31 infra1.stacktira.test infra1"
+for wrong in 'control1' 'control1=192.0.2.51,' 'control1=host' 'control1=192.0.2.51 control2=192.0.2.52' 'a=1.2.3.4;x=1.2.3.4'; do
+    fresh
+    metadata "\"role\": \"control\", $words, \"control_nodes\": \"$wrong\""
+    fails_with 65 "refused: control_nodes $wrong" bootstrap --provisioner none
+    says "by its name" control_nodes
+done
+
 fresh
 rm "$root/etc/hosts"
 ok "a system without the file" bootstrap --provisioner none

@@ -1,6 +1,7 @@
 # @summary A vote without data: two databases and this one are three, of which two are enough to go on.
 #
 # It joins when the cluster has been formed; until then, and where there is one control node, there is nothing to do.
+# There is one: of several proxies the one that has the address of the cluster. Two would be an even number of votes again.
 #
 # @param formed_key where it is recorded who formed the cluster
 class stacktira::profile::arbitrator (
@@ -10,7 +11,7 @@ class stacktira::profile::arbitrator (
 
   $controls = pick($facts['stacktira']['controls'], {})
   $members = $controls.values.sort.map |$address| { "${address}:4567" }
-  if size($members) > 1 and size($members) % 2 == 0 and stacktira::kv($formed_key) =~ NotUndef {
+  if $stacktira::address == $stacktira::vip and size($members) > 1 and size($members) % 2 == 0 and stacktira::kv($formed_key) =~ NotUndef {
     package { 'galera-arbitrator-4': ensure => installed }
     -> file { '/etc/default/garb':
       ensure  => file,
