@@ -12,9 +12,10 @@ Usage: tests/vagrant.sh [--prepare] [--stagger SECONDS] [MACHINE...]
 
   --prepare          make what `vagrant up` needs (key, secrets, packages), and stop
   --stagger SECONDS  pause between two machines (default: 20); the build node goes first
-  MACHINE...         machines of provision/nodes.list (default: all)
+  MACHINE...         machines of the list (default: all)
 
 Environment:
+  STACKTIRA_NODES            list of the machines (default: provision/nodes.list)
   STACKTIRA_DEBS             directory of the packages that build1 serves (default: those of the local environment)
   STACKTIRA_SITE_KEY         directory of site.sec.asc and site.asc (default: target/vagrant; made when missing)
   STACKTIRA_SECRETS          directory of the cluster's secrets (default: target/vagrant/secrets; made when missing)
@@ -56,12 +57,16 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-node_field() { sed -e 's/#.*//' "$repo/provision/nodes.list" | awk -v name="$1" -v field="$2" '$1 == name { print $field }'; }
-all=$(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$repo/provision/nodes.list" | awk '{ print $1 }')
+# From the project's directory, as the Vagrantfile reads it.
+list=${STACKTIRA_NODES:-provision/nodes.list}
+case $list in /*) ;; *) list=$repo/$list ;; esac
+[ -f "$list" ] || die 2 "STACKTIRA_NODES is no file: $list"
+node_field() { sed -e 's/#.*//' "$list" | awk -v name="$1" -v field="$2" '$1 == name { print $field }'; }
+all=$(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$list" | awk '{ print $1 }')
 # shellcheck disable=SC2206 # a list of names
 [ ${#machines[@]} -gt 0 ] || machines=($all)
 for machine in "${machines[@]}"; do
-    [ -n "$(node_field "$machine" 2)" ] || die 2 "there is no machine '$machine' in provision/nodes.list"
+    [ -n "$(node_field "$machine" 2)" ] || die 2 "there is no machine '$machine' in $list"
 done
 timeout=${STACKTIRA_UP_TIMEOUT:-3600}
 [[ $timeout =~ ^[0-9]+$ ]] || die 2 "STACKTIRA_UP_TIMEOUT is no number: $timeout"

@@ -89,6 +89,14 @@ says "and the result is checked" 'are bootstrapped and in Consul'
 ok "some machines, with a pause" run vagrant.sh --stagger 1 infra1 infra2
 times=$(awk '/vagrant up/ { print $1 }' "$scratch/calls" | paste -sd' ')
 ok "are staggered" test $((${times#* } - ${times% *})) -ge 1
+cp "$repo/provision/local/two-controls.list" "$scratch/project/provision/two.list"
+: >"$scratch/calls"
+settings=(STACKTIRA_NODES=provision/two.list "MEMBERS=build1 infra1 infra2 infra3 proxy1 control1 control2 hyper1")
+ok "all machines of another list" run vagrant.sh --stagger 0
+is "are brought up" "$(called 'vagrant up')" 8
+settings=(STACKTIRA_NODES=nowhere.list)
+fails_with 2 "a list that is not there" run vagrant.sh
+says "is named" 'no file: .*/nowhere.list'
 settings=(BROKEN=infra2)
 fails_with 1 "a machine whose bootstrap fails" run vagrant.sh --stagger 0
 says "is named" 'not up: infra2'

@@ -108,6 +108,19 @@ is "and the cluster's address" "$(document 'd["meta"]["vip"]')" 192.168.56.41
 # The keys that the local provider writes and this one has another answer for: what only a mirror on a disk needs.
 local_keys=$(sed -n '/^machine_metadata/,/^}/s/^    "\([a-z_]*\)": .*/\1/p' "$repo/provision/local/lib/machine.sh" | grep -Ev '^(mirror_extra_debs|mirror_git|mirror_debs|repos_manifest)$' | sort)
 is "it has the keys of the local provider" "$(document '(d["meta"].keys).sort.join("\n")' | grep -Ev '^mirror_debs$')" "$local_keys"
+# With a second control node every machine knows both, in the words of the local provider.
+settings=(STACKTIRA_NODES=provision/two.list)
+cp "$repo/provision/local/two-controls.list" "$project/provision/two.list"
+listing virtualbox
+is "another list: its machines" "$(get 'm.keys.join(" ")')" "$(sed -e 's/#.*//' -e '/^ *$/d' "$project/provision/two.list" | awk '{ print $1 }' | paste -sd' ')"
+is "with two control nodes everybody knows both" "$(get 'm.values.map { |v| v["provisioners"].find { |p| p["name"] == "seed" }["inline"][/"control_nodes": "(.*)"/, 1] }.uniq.join(" ")')" \
+    control1=192.168.56.11,control2=192.168.56.12
+is "the second has what the first has" "$(get 'm["control2"]["provisioners"].map { |p| p["name"] }.join(", ")')" "$(get 'm["control1"]["provisioners"].map { |p| p["name"] }.join(", ")')"
+ok "and Vagrant takes it" in_project virtualbox vagrant validate
+settings=(STACKTIRA_NODES=provision/nowhere.list)
+fails_with 1 "a list that is not there" in_project virtualbox vagrant validate
+says "is named" 'STACKTIRA_NODES is no file: .*/provision/nowhere.list'
+settings=()
 ok "what the box lacks is installed" grep -q 'install git$' "$scratch/calls"
 is "the secret key is for root" "$(stat -c %a "$scratch/guest/etc/stacktira/site.sec.asc")" 600
 ok "and not left in /tmp" test ! -e "$scratch/guest/tmp/site.sec.asc"
@@ -168,6 +181,15 @@ fresh
 printf 'infra1 infra 192.168.242.99 10.2.3.99 512\n' >>"$project/provision/nodes.list"
 fails_with 1 "a machine that is there twice is found" in_project virtualbox vagrant validate
 says "by its name" 'twice: infra1'
+fresh
+printf 'control2 control 10.0.0.11 10.2.3.12 512\n' >>"$project/provision/nodes.list"
+fails_with 1 "two machines with one address are found" in_project virtualbox vagrant validate
+says "by the address" 'two machines would have 192.168.56.11'
+fresh
+sed -i '/^proxy1/d' "$project/provision/nodes.list"
+fails_with 1 "a list without a machine that everybody is told of" in_project virtualbox vagrant validate
+says "is refused by the role" 'no machine of the role proxy'
+fresh
 
 [ "$providers" != virtualbox ] || note "vagrant-libvirt is not here: libvirt was not asked"
 plan_done
