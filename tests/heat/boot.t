@@ -30,7 +30,7 @@ program curl 'while [ $# -gt 0 ]; do case $1 in -o) out=$2; shift ;; --data-bina
 if [ -n "${sent:-}" ]; then cp "$sent" "$SIGNAL"; sed -n "s/^url = \"\(.*\)\"/\1/p" "$settings" >"$SIGNAL.url"; exit 0; fi
 file=$WEB/${url#*://*/}; [ -e "$file" ] || exit 22; cp "$file" "$out"'
 
-ok "the stacks of the sample environments" "$work/venv/bin/python" "$here/check.py" --dump "$scratch/drives" --only-dump
+ok "the stacks of the sample environments" "$work/venv/bin/python" "$here/check.py" --dump "$scratch/drives" --only-dump --controls 2
 
 # What cloud-init does with a config drive before it runs scripts.
 cloud_init() {
@@ -67,7 +67,7 @@ boot() {
 }
 fact() { sed -n "s/.*\"$2\": \"\(.*\)\".*/\1/p" "$1/etc/facter/facts.d/stacktira.json"; }
 
-for node in infra2 proxy1 control1 hyper1; do
+for node in infra2 proxy1 control1 control2 hyper1; do
     root=$scratch/$node
     mkdir -p "$root/etc/apt/sources.list.d" "$root/opt/stacktira"
     printf 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n' >"$root/etc/os-release"
@@ -79,13 +79,15 @@ for node in infra2 proxy1 control1 hyper1; do
     is "$node: is what the stack says" "$(fact "$root" role)" "${node%[0-9]}"
     is "$node: is where the stack says" "$(fact "$root" internal_address)" "$(cat "$root/etc/stacktira/address")"
     is "$node: knows the cluster's address" "$(fact "$root" vip)" 192.168.242.41
+    is "$node: knows both control nodes" "$(sed -n 's/.*"controls": {\(.*\)}.*/\1/p' "$root/etc/facter/facts.d/stacktira.json")" '"control1": "192.168.242.51", "control2": "192.168.242.52"'
+    is "$node: and finds them by name" "$(grep -E '^[0-9.]+ control[12][.]' "$root/etc/hosts" | sort)" "$(printf '192.168.242.5%s control%s.stacktira.test control%s\n' 1 1 1 2 2 2)"
     is "$node: installs from the mirror's snapshot" "$(grep -o "/snap/$id/" "$root/etc/apt/sources.list.d/stacktira.sources")" "/snap/$id/"
     ok "$node: joins the stack's Consul" grep -q '"192.168.242.31", "192.168.242.32", "192.168.242.33"' "$root/etc/consul.d/10-stacktira.json"
     is "$node: trusts the key that the mirror told Heat" "$(tr -d '\n' <"$root/etc/stacktira/site.asc" | base64 -w 0)" "$(printf "S0VZ%.0s" {1..20})"
 done
 is "all have one gossip key" "$(sed -n 's/.*"encrypt": "\(.*\)",/\1/p' "$scratch"/*/etc/consul.d/20-stacktira.json | sort -u | wc -l)" 1
 is "only the servers know the first token" "$(cd "$scratch" && grep -lE '"(initial_management|master)"' ./*/etc/consul.d/20-stacktira.json | cut -d/ -f2)" infra2
-is "control and infra may write what nodes look up, hypervisors have rights of their own, others less" "$(for node in infra2 control1 proxy1 hyper1; do cat "$scratch/$node/etc/stacktira/consul.token"; echo; done | uniq -c | awk '{ print $1 }' | paste -sd' ')" "2 1 1"
-is "the handles are four" "$(cat "$scratch"/*/signal.json.url | sort -u | wc -l)" 4
+is "control and infra may write what nodes look up, hypervisors have rights of their own, others less" "$(for node in infra2 control1 control2 proxy1 hyper1; do cat "$scratch/$node/etc/stacktira/consul.token"; echo; done | uniq -c | awk '{ print $1 }' | paste -sd' ')" "3 1 1"
+is "the handles are five" "$(cat "$scratch"/*/signal.json.url | sort -u | wc -l)" 5
 
 plan_done

@@ -105,6 +105,16 @@ def _ports(server, find):
             find('a port has no security group of ours')
 
 
+def controls(servers, findings):
+    """Every node of a cluster knows who is one cluster of databases: all control nodes, where there are several."""
+    cluster = [server for server in servers if server.metadata['role'] != 'build']
+    named = sorted((server.name, server.ports[0]['fixed_ips'][0]['ip_address']) for server in cluster if server.metadata['role'] == 'control')
+    wanted = ','.join('='.join(pair) for pair in named) if len(named) > 1 else None
+    for server in cluster:
+        if server.metadata.get('control_nodes') != wanted:
+            findings.append(f'{server.name}: control_nodes is {server.metadata.get("control_nodes")!r}, and they are {wanted!r}')
+
+
 def rules(neutron, allowed, findings):
     """No rule lets more in than the networks that were given, and nodes of the group."""
     for group in neutron.things.get('security_group', {}).values():

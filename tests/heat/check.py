@@ -69,7 +69,7 @@ class Site:
 
 
 def lints():
-    for name in ('3role.yaml', 'mirror.yaml', 'node.yaml'):
+    for name in ('3role.yaml', 'mirror.yaml', 'node.yaml', 'controls.yaml'):
         findings = []
         lint.template(template(name), findings)
         none_found(f'{name}: strict YAML, newest version, no hidden or deprecated type, property or attribute', findings)
@@ -93,6 +93,9 @@ def servers_are_good(site, name, schema):
         boot_data.check(server, schema, findings, seen)
     largest = max(len(server.userdata) for server in site.cloud.nova.all.values())
     none_found(f'{name}: user data of {len(site.servers())} servers is clean (largest: {largest} bytes)', findings)
+    findings = []
+    boot_data.controls(site.cloud.nova.all.values(), findings)
+    none_found(f'{name}: every node knows the control nodes where there are several', findings)
     findings = []
     boot_data.rules(site.cloud.neutron, (ADMINS, CLIENTS), findings)
     none_found(f'{name}: nobody but admin_cidr, client_cidr and the group itself is let in', findings)
@@ -150,13 +153,42 @@ def life(schema, dump):
 
 
 def variants(schema):
-    for name, environments, size in (('small', ['3role.yaml', 'small.yaml'], 4), ('large', ['3role.yaml', 'large.yaml'], 16)):
+    # Nine control nodes, with the longest prefix that there is: the list of them still fits into the metadata.
+    for name, environments, size, parameters in (
+            ('small', ['3role.yaml', 'small.yaml'], 4, {}), ('large', ['3role.yaml', 'large.yaml'], 16, {}),
+            ('two control nodes', ['3role.yaml', 'small.yaml'], 5, {'control_count': 2}),
+            ('nine control nodes', ['3role.yaml', 'small.yaml'], 12, {'control_count': '9', 'net_prefix': '192.168.142'})):
         site = Site()
-        stack = site.create(name, '3role.yaml', environments, stage='cloud')
+        stack = site.create(name.replace(' ', '-'), '3role.yaml', environments, stage='cloud', **parameters)
         complete(name, stack, ('proxy_address', 'infra'))
         ok(f'{name}: the stage reaches every node', {server.metadata.get('stage') for server in site.cloud.nova.all.values()} == {'cloud'}, name)
         ok(f'{name}: {size} servers', len(site.servers()) == size, sorted(site.servers()))
         servers_are_good(site, name, schema)
+
+
+def control_nodes_stay():
+    """A cluster keeps the control nodes that it was made with; everything else may change beside them."""
+    for made, wanted in ((1, 2), (2, 1), (2, 3)):
+        site = Site()
+        stack = site.create(f'keeps-{made}-{wanted}', '3role.yaml', ['3role.yaml', 'small.yaml'], control_count=made)
+        before = site.servers()
+        # A refusal is no beginning: the next try is refused too.
+        for attempt in ('at once', 'again'):
+            stack = site.engine.update(stack, site.read('3role.yaml', ['3role.yaml', 'small.yaml'], control_count=wanted, hyper_count=2))
+            said = f'{stack["stack_status"]}: {stack["stack_status_reason"]}'
+            ok(f'from {made} to {wanted} control: refused {attempt}, by its name',
+               stack['stack_status'] == 'FAILED' and 'immutable' in said and 'control_count' in said, said)
+            kept('before anything was done', before, site.servers(), [])
+            findings = []
+            boot_data.controls(site.cloud.nova.all.values(), findings)
+            none_found('the metadata is as it was', findings)
+        # As `--parameter` has it on the command line: a number that is text.
+        stack = site.engine.update(stack, site.read('3role.yaml', ['3role.yaml', 'small.yaml'], control_count=str(made), hyper_count=2))
+        ok(f'the same {made} and another hyper: UPDATE COMPLETE', stack['stack_status'] == 'COMPLETE', stack['stack_status_reason'])
+        kept('no server is replaced', before, site.servers(), ['hyper2'])
+        findings = []
+        boot_data.controls(site.cloud.nova.all.values(), findings)
+        none_found('the new one knows the control nodes', findings)
 
 
 def failures():
@@ -169,7 +201,7 @@ def failures():
     ok('with the node and the step', 'step sources: the mirror does not answer' in stack['stack_status_reason'], stack['stack_status_reason'])
     stack = Site().create('long', '3role.yaml', ['3role.yaml'], repos_manifest='x' * 300)
     ok('metadata that Nova would refuse is refused here', 'metadata repos_manifest has 300 characters' in stack['stack_status_reason'], stack['stack_status_reason'])
-    for parameters, words in (({'infra_count': 4}, 'infra_count'), ({'admin_cidr': 'everybody'}, 'admin_cidr'),
+    for parameters, words in (({'infra_count': 4}, 'infra_count'), ({'control_count': 10}, 'control_count'), ({'control_count': 0}, 'control_count'), ({'admin_cidr': 'everybody'}, 'admin_cidr'),
                               ({'external_network': 'nowhere'}, 'external_network'), ({'mirror_address': 'ftp://x'}, 'mirror_address'),
                               ({'mirror_key': '-----BEGIN'}, 'mirror_key'), ({'stage': 'everything'}, 'stage'), ({'net_prefix': '10.0'}, 'net_prefix')):
         try:
@@ -199,6 +231,10 @@ BOOT_MUTATIONS = (
     ('node.yaml', "config_drive: true", "config_drive: false", 'has no config drive'),
     ('node.yaml', "ssh_pwauth: false", "ssh_pwauth: {}", 'cloud-config: ssh_pwauth'),
     ('3role.yaml', "{protocol: icmp, remote_ip_prefix: {get_param: admin_cidr}}", "{protocol: icmp}", 'lets everybody in'),
+    ('3role.yaml', 'address_base: 50\n          flavor', 'address_base: 60\n          flavor', "control_nodes is 'control1=192.168.242.51,control2=192.168.242.52', and they are 'control1=192.168.242.61"),
+    ('3role.yaml', "          metadata: {get_attr: [metadata, value]}\n          mirror_key: {get_param: mirror_key}\n          secret_cluster: {get_attr: [secret_cluster, value]}\n          secret_hyper",
+     "          metadata: {mirror_address: {get_param: mirror_address}}\n          mirror_key: {get_param: mirror_key}\n          secret_cluster: {get_attr: [secret_cluster, value]}\n          secret_hyper",
+     'hyper1: control_nodes is None'),
     ('user-data.sh', 'rm -rf "$work"', 'rm -rf $work', 'SC2086'),
     ('user-data.sh', 'main() {', 'main() ((', 'bash -n'),
 )
@@ -230,10 +266,11 @@ def these_checks(schema):
             continue
         directory = mutated(file, old, new)
         site = Site(directory=directory)
-        site.create(f'mutant{number}', '3role.yaml', ['3role.yaml', 'small.yaml'])
+        site.create(f'mutant{number}', '3role.yaml', ['3role.yaml', 'small.yaml'], control_count=2)
         findings = []
         for server in site.cloud.nova.all.values():
             boot_data.check(server, schema, findings, set())
+        boot_data.controls(site.cloud.nova.all.values(), findings)
         boot_data.rules(site.cloud.neutron, (ADMINS, CLIENTS), findings)
         ok(f'found in {file}: {words}', any(words in finding for finding in findings), findings[:3])
         shutil.rmtree(os.path.dirname(directory))
@@ -243,12 +280,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--dump', metavar='DIR', help='write a config drive for each server')
     parser.add_argument('--cloud-init', metavar='DIR', default='/usr/lib/python3/dist-packages/cloudinit', help='an unpacked cloud-init, for its schema')
+    parser.add_argument('--controls', metavar='N', default='1', help='control nodes of the dumped cluster')
     parser.add_argument('--only-dump', action='store_true', help='make the stacks of the sample environments, and no tests')
     options = parser.parse_args()
     if options.only_dump:
         site = Site()
         mirror = site.create('mirror', 'mirror.yaml', ['mirror.yaml'])['values']
-        site.create('cluster', '3role.yaml', ['3role.yaml'], mirror_address=mirror['mirror_address'], mirror_key=mirror['mirror_key'])
+        site.create('cluster', '3role.yaml', ['3role.yaml'], mirror_address=mirror['mirror_address'], mirror_key=mirror['mirror_key'],
+                    control_count=options.controls)
         engine.dump(site.cloud, options.dump)
         return 0
     began = time.monotonic()
@@ -257,6 +296,7 @@ def main():
     lints()
     life(schema, options.dump)
     variants(schema)
+    control_nodes_stay()
     failures()
     these_checks(schema)
     if schema is None:
