@@ -125,8 +125,8 @@ pub enum Action {
     /// which is the default, mirrors all of it; a closure is what the named packages, and those of
     /// compiled catalogs, need. A git source is the repositories of cloner's manifest. Without
     /// consul, pointers are files of the mirror alone. `closed` names catalogs that a snapshot must
-    /// be able to install, from what `installed` (a status file of dpkg) has. Of a relative path the
-    /// directory of the file is the beginning.
+    /// be able to install, from what `installed` (a status file of dpkg) has. Relative paths begin at
+    /// the file's directory; those of root, signing_key, metrics and node are absolute.
     ///
     /// The file of a node, for apply; a build node's may have it as well:
     ///
@@ -277,7 +277,7 @@ pub enum Action {
         #[arg(long)]
         repair: bool,
     },
-    /// Say how old channels are, how sources work; 1 when a channel is too old or a source failed
+    /// Say how old channels are, how sources work; 1 when a channel is too old or a source does not work
     Status {
         /// Print a JSON object
         #[arg(long)]

@@ -122,7 +122,9 @@ fn gather(config: &Config, store: &Store) -> Result<Status> {
             Err(Error::Damaged { .. }) => None,
             outcome => outcome?,
         };
-        sources.insert(source.name().to_owned(), outcome.unwrap_or_default());
+        // A source that was not tried yet does not work, but nothing has failed.
+        let untried = || Outcome { said: "not synchronised yet".into(), ..Outcome::default() };
+        sources.insert(source.name().to_owned(), outcome.unwrap_or_else(untried));
     }
     Ok(Status { r#type: "status", v: 1, at: files::rfc3339(now), channels, snapshots, sources })
 }
@@ -152,7 +154,11 @@ fn words(status: &Status) -> String {
         let _ = writeln!(text, "channel {} {id} {age}{alarm}", channel.name);
     }
     for (name, source) in &status.sources {
-        let word = if source.well { "well" } else { "FAILED" };
+        let word = match source {
+            Outcome { well: true, .. } => "well",
+            Outcome { tried: 0, .. } => "-",
+            _ => "FAILED",
+        };
         let when = if source.tried == 0 { "never".into() } else { files::rfc3339(source.tried) };
         let _ = writeln!(text, "source {name} {when} {word} {}", source.said);
     }

@@ -196,6 +196,8 @@ fn the_page_the_status_and_the_figures_are_served() {
     }
     let site = Site::new();
     site.write_config_with(&format!("max_age: 1s\nmetrics: {}\n", site.text("mirror.prom")));
+    let told = site.run(&["status"]).is(1).out;
+    assert!(told.contains("source debian never - not synchronised yet"), "{told}");
     site.deb("st-a", "1.0", "");
     let id = site.snapshot();
     site.run(&["promote", &id, "--channel", "stable"]).is(0);
