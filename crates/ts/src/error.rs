@@ -156,7 +156,7 @@ impl Failure for Error {
                     .to_owned(),
             ),
             Error::NoRun { queue, .. } => Some(format!(
-                "`ts -Q {queue} -s` names the newest run, of the older ones the last {} are kept; -Q names the queue",
+                "`ts -Q {queue} -s` names the newest run; the last {} at most are kept; -Q names another queue",
                 crate::runlog::RUNS
             )),
             _ => None,
