@@ -142,6 +142,10 @@ fn work(cli: &Cli, lines: &mut Vec<Line>, io: &mut Io) -> Result<u8, Error> {
         let (depth, site) = (if cli.verify { Depth::Content } else { Depth::Stat }, view(&site)?);
         lines.extend(entries.iter().map(|(repo, dest)| status::look(&site, repo, dest, depth)));
         report::print(io, lines, cli.json, true)?;
+        let absent = lines.iter().any(|line| line.state == State::Absent);
+        if absent && cli.generations.is_none() && matches!(Generations::of(&site).current(), Ok(Some(_))) {
+            io.hint(format_args!("{}/current is a set: with --generations N it is looked at", site.root.display()));
+        }
         let clean = lines.iter().all(|line| line.state == State::Clean);
         return Ok(if clean { exit::OK } else { exit::NO });
     }

@@ -6,7 +6,8 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     candidates
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        // Words without anything in common are as far apart as they are long.
+        .filter(|(distance, candidate)| *distance <= limit && *distance < word.len().max(candidate.len()))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -45,5 +46,6 @@ mod tests {
         assert_eq!(nearest("fer", ["source", "ref"]), Some("ref"));
         assert_eq!(nearest("keystnoe", ["nova", "keystone"]), Some("keystone"));
         assert_eq!(nearest("zzzzzz", ["nova", "keystone"]), None);
+        assert_eq!(nearest("zz", ["a"]), None);
     }
 }

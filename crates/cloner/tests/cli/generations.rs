@@ -164,6 +164,12 @@ fn clones_in_a_set_are_ones_that_git_can_use() {
     scene.back();
     let ran = scene.scratch.run(&[&options[..], &["--status", "--json"]].concat());
     assert_eq!(ran.state("b"), "clean", "what git changes in one set does not reach the other");
+    let ran = scene.scratch.run(&["--status"]).code(1);
+    assert!(
+        ran.out.contains("absent") && ran.err.contains("hint: ") && ran.err.contains("--generations"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
