@@ -13,7 +13,7 @@ use crate::sys;
 /// How often a status is read anew because something has changed meanwhile.
 const LOOKS: usize = 100;
 
-/// Returns one queue's status: `running`, `pending`, `retry`, `disabled` and `last`.
+/// Returns one queue's status: `running`, `pending`, `starts_in`, `retry`, `disabled` and `last`.
 pub(crate) fn status(places: &Places) -> Result<Value, Error> {
     let queue = Queue::look(places.clone())?;
     let mut looks = LOOKS;
@@ -42,6 +42,11 @@ fn look(places: &Places, queue: Option<&Queue>) -> Value {
     });
     let pending: u64 =
         queue.map_or(0, |queue| queue.page.jobs().map(|(index, slot)| waiting(index, slot, running)).sum());
+    // Kicks that are gathered, or this host's share of a splay.
+    let starts_in = queue.filter(|_| running.is_none() && disabled.is_none()).and_then(|queue| {
+        let pending = queue.page.jobs().filter(|(index, slot)| waiting(*index, slot, running) > 0);
+        pending.map(|(_, slot)| slot.not_before().saturating_sub(sys::boot_ms())).min().filter(|ms| *ms > 0)
+    });
     let last = queue.and_then(|queue| {
         let outcomes = queue.page.jobs().flat_map(|(slot, state)| state.outcomes().into_iter().map(move |o| (slot, o)));
         let (slot, outcome) = outcomes.max_by_key(|(_, outcome)| outcome.run)?;
@@ -53,6 +58,7 @@ fn look(places: &Places, queue: Option<&Queue>) -> Value {
         "queue": places.name.as_str(),
         "running": queue.zip(running).map(|(queue, running)| running_json(queue, running)),
         "pending": pending,
+        "starts_in": starts_in.map(seconds),
         "retry": retry,
         "disabled": disabled,
         "last": last,
@@ -153,7 +159,12 @@ pub(crate) fn print_status(value: &Value, io: &mut Io) -> std::io::Result<()> {
             line("reason", text(&running["reason"]))?;
         }
     }
-    line("pending", value["pending"].to_string())?;
+    let starts = if value["starts_in"].is_null() {
+        String::new()
+    } else {
+        format!(", not before {} s from now", value["starts_in"])
+    };
+    line("pending", format!("{}{starts}", value["pending"]))?;
     let retry = &value["retry"];
     if !retry.is_null() {
         line("retry", format!("in {} s: {}", retry["in"], words(&retry["argv"])))?;

@@ -32,7 +32,11 @@ fn kicks_are_gathered_and_not_for_ever() {
 fn who_is_in_a_hurry_takes_the_others_along() {
     let env = Env::new();
     let first = env.kick(&["--debounce", "1h..2h", "sh", "-c", "echo run >> runs"]);
-    assert_eq!(env.status()["pending"], 1);
+    let status = env.status();
+    assert_eq!(status["pending"], 1);
+    assert!(status["starts_in"].as_f64().is_some_and(|seconds| (3000.0..=3600.0).contains(&seconds)), "{status}");
+    let text = String::from_utf8(env.run(&["-s"]).stdout).expect("UTF-8");
+    assert!(text.contains("pending   1, not before 3"), "{text}");
     assert_eq!(env.code(&["--if-busy", "fail", "true"]), 75, "pending is busy");
     assert_eq!(env.code(&["-f", "true"]), 0, "another job does not wait");
     assert!(env.lines("runs").is_empty());

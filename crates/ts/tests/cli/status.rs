@@ -12,7 +12,7 @@ fn a_queue_that_was_never_used_is_idle_and_nothing_is_made_by_looking() {
     assert_eq!(
         status,
         serde_json::json!({"type": "status", "v": 1, "queue": "default", "running": null, "pending": 0,
-            "retry": null, "disabled": null, "last": null})
+            "starts_in": null, "retry": null, "disabled": null, "last": null})
     );
     assert!(env.json(&["-l", "--json"]).is_empty());
     assert_eq!(env.code(&["-w"]), 0);
