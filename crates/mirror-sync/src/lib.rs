@@ -45,6 +45,7 @@ mod packing;
 mod parallel;
 #[doc(hidden)]
 pub mod parsers;
+mod pending;
 mod pieces;
 mod publish;
 mod report;

@@ -59,6 +59,7 @@ pub(crate) fn publish(
     if target.is_dir() {
         return Ok(());
     }
+    store.settle()?;
     let work = store.temporary("snapshot");
     files::make_dir(&work)?;
     let mut links = Links::new(store);

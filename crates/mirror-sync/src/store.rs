@@ -11,13 +11,14 @@
 //! ROOT/partial/DIGEST            a download that is not whole yet, continued by the next sync
 //! ROOT/tmp/                     everything under construction; swept by the next writer
 //! ```
-//! Invariants: a blob has its final name only once it is whole and synced; what is published is made in
-//! `tmp` and renamed; one writer at a time holds `ROOT/lock`, whoever moves a channel holds `ROOT/channels/lock`.
+//! Invariants: a blob has its final name only once it is whole and synced, and nothing that outlives the process refers
+//! to it before ([`Store::settle`]); what is published is made in `tmp` and renamed; one writer at a time holds `ROOT/lock`, whoever moves a channel holds `ROOT/channels/lock`.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use toolkit::lock::{FileLock, LockError};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::pending::Pending;
 
 /// Largest file of the mirror that is read as a whole.
 const MAX_READ: u64 = 512 << 20;
@@ -37,12 +39,14 @@ const MAX_READ: u64 = 512 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// Blobs of this writer that have no name yet.
+    pending: Arc<Pending>,
 }
 
 impl Store {
     /// Opens a mirror to read it; a directory that is not there reads as empty.
     pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), pending: Arc::default() }
     }
 
     /// Opens a mirror to write, creates what is missing, and takes the writer's lock.
@@ -122,10 +126,28 @@ impl Store {
         self.root.join("tmp").join(format!("{what}-{}-{number}", std::process::id()))
     }
 
-    /// Returns where a blob is.
+    /// Returns where a blob is, until the next [`Store::settle`].
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.pending.path(digest).unwrap_or_else(|| self.named(digest))
+    }
+
+    fn named(&self, digest: &Digest) -> PathBuf {
         let hex = digest.as_str();
         self.root.join("cas/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Takes in a whole file of the mirror as a blob; false when there was one already, and the file is still the
+    /// caller's.
+    pub(crate) fn adopt(&self, digest: &Digest, path: &Path) -> bool {
+        self.pending.add(digest, path)
+    }
+
+    /// Syncs the blobs that came and gives them their names.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.pending.settle(&self.root.join("tmp"), |digest| self.named(digest))
     }
 
     /// Whether a blob of this length is there.
@@ -142,7 +164,7 @@ impl Store {
         if !self.has_blob(&digest, bytes.len() as u64) {
             let mut staged = self.stage()?;
             staged.file.write_all(bytes).map_err(Error::write(&staged.path))?;
-            staged.name(self, &digest)?;
+            staged.give(self, &digest)?;
         }
         Ok(digest)
     }
@@ -168,7 +190,7 @@ impl Store {
     pub(crate) fn stage(&self) -> Result<Staged> {
         let path = self.temporary("blob");
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(Error::write(&path))?;
-        Ok(Staged { path, file, hasher: Sha256::new(), size: 0 })
+        Ok(Staged { path, file, hasher: Sha256::new(), size: 0, given: false })
     }
 
     /// Reads a JSON file of the mirror; `None` if it is not there.
@@ -197,11 +219,13 @@ impl Store {
         parse(bytes).map(Some).map_err(damaged)
     }
 
-    /// Replaces a JSON file of the mirror; one with the same content is left alone.
+    /// Replaces a JSON file of the mirror; one with the same content is left alone. It may refer to blobs, so they are
+    /// settled before.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub(crate) fn write_json(&self, relative: impl AsRef<Path>, value: &impl Serialize) -> Result<()> {
+        self.settle()?;
         let path = self.root.join(relative);
         toolkit::atomic::write(&path, &json_line(value)?, 0o644).map_err(Error::write(&path))?;
         Ok(())
@@ -229,6 +253,8 @@ pub(crate) struct Staged {
     file: File,
     hasher: Sha256,
     size: u64,
+    /// The store has it now.
+    given: bool,
 }
 
 impl Staged {
@@ -285,33 +311,31 @@ impl Staged {
         self.store(store).map(|_| true)
     }
 
-    /// Syncs the blob and gives it its name.
+    /// Makes it a blob.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub(crate) fn store(mut self, store: &Store) -> Result<Digest> {
         let digest = Digest::finish(std::mem::take(&mut self.hasher));
         if !store.has_blob(&digest, self.size) {
-            self.name(store, &digest)?;
+            self.give(store, &digest)?;
         }
         Ok(digest)
     }
 
-    fn name(self, store: &Store, digest: &Digest) -> Result<()> {
-        let target = store.blob(digest);
+    fn give(mut self, store: &Store, digest: &Digest) -> Result<()> {
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::write(&self.path))?;
-        self.file.sync_all().map_err(Error::write(&self.path))?;
-        let parent = target.parent().expect("a blob has a directory");
-        files::make_dir(parent)?;
-        fs::rename(&self.path, &target).map_err(Error::write(&target))?;
-        toolkit::atomic::sync_dir(parent).map_err(Error::write(parent))
+        self.given = store.adopt(digest, &self.path);
+        Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // After `store` the name is gone. What cannot be removed is swept by the next writer.
-        let _ = fs::remove_file(&self.path);
+        if !self.given {
+            // What cannot be removed is swept by the next writer.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -347,6 +371,10 @@ mod tests {
         let (store, _lock) = Store::writer(&dir.path().join("m")).expect("writable");
         let digest = store.put(b"content").expect("writable");
         assert_eq!(store.put(b"content").expect("writable"), digest);
+        let before = store.blob(&digest);
+        assert_eq!(fs::read(&before).expect("there"), b"content");
+        store.settle().expect("writable");
+        assert!(!before.exists() && store.has_blob(&digest, 7));
         assert_eq!(fs::read(store.blob(&digest)).expect("there"), b"content");
         assert_eq!(fs::metadata(store.blob(&digest)).expect("there").permissions().mode() & 0o777, 0o444);
         assert!(files::names_in(&store.path("tmp")).expect("readable").is_empty());

@@ -1,17 +1,14 @@
-//! Downloads into the store: resumed where they stopped, verified while they arrive, put in place in batches.
+//! Downloads into the store: resumed where they stopped, verified while they arrive.
 //!
 //! A download is written to `ROOT/partial/DIGEST`. What an earlier run left there is hashed and continued with a range
-//! request, so an interruption costs what was in flight and nothing else. It gets its place in the
-//! store only after its size and digest are what was signed and its content is on the disk; one
-//! `syncfs` does that for all files of a batch, and another one for their directories, which is many times faster than
-//! one `fsync` each.
+//! request, so an interruption costs what was in flight and nothing else. When its size and digest are what was signed,
+//! the store has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
@@ -20,12 +17,8 @@ use sha2::{Digest as _, Sha256, Sha512};
 use super::{Base, Failed, Fetcher, Throttled, failure};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::parallel;
 use crate::store::Store;
-
-/// Files that are synced one by one instead of with the whole file system.
-const FEW: usize = 8;
 
 /// What is said of files that were not tried.
 const SKIPPED: &str = "not tried, because another file failed";
@@ -125,11 +118,11 @@ impl Wanted {
     }
 }
 
-/// Downloads that get their place in the store together.
+/// Downloads of one source.
 pub(crate) struct Batch<'a> {
     store: &'a Store,
     fetcher: &'a Fetcher,
-    done: Mutex<Vec<(PathBuf, Digest)>>,
+    done: AtomicUsize,
     /// Contents that are being fetched, and those that came.
     claims: Mutex<BTreeMap<String, Option<Digest>>>,
     settled: Condvar,
@@ -141,7 +134,7 @@ impl<'a> Batch<'a> {
         Self {
             store,
             fetcher,
-            done: Mutex::default(),
+            done: AtomicUsize::new(0),
             claims: Mutex::default(),
             settled: Condvar::new(),
             hopeless: AtomicBool::new(false),
@@ -231,8 +224,11 @@ impl<'a> Batch<'a> {
                 Ok(Transfer::Wrong) => {}
                 Ok(Transfer::Whole) => {
                     if let Some(digest) = download.finish(&wanted.sums)? {
-                        files::make_dir(self.store.blob(&digest).parent().expect("a blob has a directory"))?;
-                        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((path, digest.clone()));
+                        if !self.store.adopt(&digest, &path) {
+                            // Another path has this content.
+                            fs::remove_file(&path).map_err(Error::write(&path))?;
+                        }
+                        self.done.fetch_add(1, Ordering::Relaxed);
                         return Ok(digest);
                     }
                 }
@@ -248,7 +244,7 @@ impl<'a> Batch<'a> {
 
     /// Returns how many files came so far.
     pub(crate) fn count(&self) -> usize {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Downloads files on `jobs` connections; returns their names in the store, in the same order. After a
@@ -280,46 +276,6 @@ impl<'a> Batch<'a> {
         }
         failed.map_or(Ok(digests), Err)
     }
-
-    /// Gives everything its place in the store; returns how many files came.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub(crate) fn commit(self) -> Result<usize> {
-        let done = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if done.len() <= FEW {
-            for (path, _) in &done {
-                File::open(path).and_then(|file| file.sync_all()).map_err(Error::write(path))?;
-            }
-        } else {
-            sync_all(self.store)?;
-        }
-        let mut parents = BTreeSet::new();
-        for (path, digest) in &done {
-            let target = self.store.blob(digest);
-            parents.insert(target.parent().expect("a blob has a directory").to_owned());
-            match fs::rename(path, &target) {
-                // Two paths may have one content.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && target.is_file() => {}
-                other => other.map_err(Error::write(&target))?,
-            }
-        }
-        if parents.len() <= FEW {
-            for parent in parents {
-                toolkit::atomic::sync_dir(&parent).map_err(Error::write(&parent))?;
-            }
-        } else {
-            sync_all(self.store)?;
-        }
-        Ok(done.len())
-    }
-}
-
-/// Syncs everything that was written to the file system: once for many files or directories.
-fn sync_all(store: &Store) -> Result<()> {
-    let directory = store.path("partial");
-    let file = File::open(&directory).map_err(Error::write(&directory))?;
-    nix::unistd::syncfs(&file).map_err(|error| Error::write(&directory)(error.into()))
 }
 
 enum Transfer {

@@ -18,6 +18,9 @@ use crate::state::{DebState, Found, FoundRpm, RpmState, State};
 use crate::store::{Staged, Stamp, Store};
 use crate::upstream::Context;
 
+/// So many packages are settled together; those that were are not read again after an interruption.
+const TOGETHER: usize = 1000;
+
 /// What is remembered of a package file.
 pub(super) trait Taken: Sized + Send + Sync {
     /// What the names of packages end with.
@@ -183,7 +186,11 @@ pub(super) fn sync<T: Taken>(context: &Context<'_>, source: &Source, dir: &Path,
         }
         return Ok(format!("{count} packages, {new} to take, {} gone", known.len()));
     }
-    let results = parallel::map(context.config.jobs, &names, |name| take(store, dir, name, known.get(name)));
+    let mut results = Vec::with_capacity(names.len());
+    for names in names.chunks(TOGETHER) {
+        results.extend(parallel::map(context.config.jobs, names, |name| take(store, dir, name, known.get(name))));
+        store.settle()?;
+    }
     let mut packages = Vec::with_capacity(results.len());
     let (mut new, mut refused) = (0, 0);
     let mut first = None;

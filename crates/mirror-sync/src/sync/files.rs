@@ -30,7 +30,7 @@ pub(super) fn sync(context: &Context<'_>, source: &Source, files: &FilesSource) 
     let fetched =
         parallel::map(context.config.jobs, &wanted, |(base, file)| batch.fetch(std::slice::from_ref(base), file));
     let digests = fetched.into_iter().collect::<Result<Vec<Digest>>>()?;
-    let new = batch.commit()?;
+    let new = batch.count();
     if new == 0 && State::load(context.store, source)?.is_some() {
         return Ok("nothing new".into());
     }

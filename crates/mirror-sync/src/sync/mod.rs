@@ -54,33 +54,43 @@ pub(crate) fn run(config: &Config, mode: Mode, io: &mut Io) -> Result<()> {
         .map_err(|why| Error::config(config.path(), why))?;
     let dry = matches!(mode, Mode::Dry { .. }).then(Plan::default);
     let context = Context { store: &store, config, fetcher: &fetcher, now: crate::files::now(), dry };
-    let mut report =
-        Report { store: &store, config, dry: context.dry.is_some(), failed: Vec::new(), codes: BTreeSet::new() };
+    let result = synchronise(&context, &lock, mode, io);
+    if context.dry.is_some() {
+        return result;
+    }
+    // What came is kept, even when a source failed: the next run does not fetch it again.
+    let settled = store.settle();
+    result.and(settled)
+}
+
+fn synchronise(context: &Context<'_>, lock: &FileLock, mode: Mode, io: &mut Io) -> Result<()> {
+    let (config, store) = (context.config, context.store);
+    let mut report = Report { store, config, dry: context.dry.is_some(), failed: Vec::new(), codes: BTreeSet::new() };
     // Directories first: selections count on what they hold.
     for source in &config.sources {
         let done = match (source, source.origin()) {
-            (Source::Deb(_), Some(Origin::Dir(dir))) => directory::sync::<Found>(&context, source, dir, io),
+            (Source::Deb(_), Some(Origin::Dir(dir))) => directory::sync::<Found>(context, source, dir, io),
             (Source::Rpm(_), Some(Origin::Dir(dir))) => {
-                directory::sync::<directory::TakenRpm>(&context, source, dir, io)
+                directory::sync::<directory::TakenRpm>(context, source, dir, io)
             }
-            (Source::Git(git), _) => sync_git(&context, &lock, source, git, io),
-            (Source::Files(files), _) => files::sync(&context, source, files),
+            (Source::Git(git), _) => sync_git(context, lock, source, git, io),
+            (Source::Files(files), _) => files::sync(context, source, files),
             (Source::Deb(_) | Source::Rpm(_), _) => continue,
         };
         report.take(source.name(), done, io)?;
     }
-    let debs = packages::run::<deb::Deb>(&context, io)?;
-    let rpms = packages::run::<rpm::Rpm>(&context, io)?;
+    let debs = packages::run::<deb::Deb>(context, io)?;
+    let rpms = packages::run::<rpm::Rpm>(context, io)?;
     for (name, done) in debs.into_iter().chain(rpms) {
         report.take(&name, done, io)?;
     }
-    if let (Mode::Dry { json }, Some(plan)) = (mode, context.dry) {
+    if let (Mode::Dry { json }, Some(plan)) = (mode, &context.dry) {
         plan.print(json, io)?;
         return report.end();
     }
     if config.sources.iter().any(|source| matches!(source, Source::Git(_))) {
-        let git = Git::writer(&store, &config.limits, &lock);
-        git.write_index(&crate::gc::repositories(&store)?, &published::known(&store, config)?, config.jobs)?;
+        let git = Git::writer(store, &config.limits, lock);
+        git.write_index(&crate::gc::repositories(store)?, &published::known(store, config)?, config.jobs)?;
     }
     report.end()
 }
@@ -123,6 +133,7 @@ impl Report<'_> {
             return Ok(());
         }
         if self.failed.is_empty() {
+            self.store.settle()?;
             // Nothing is waiting to be continued.
             for name in crate::files::names_in(&self.store.path("partial"))? {
                 crate::files::remove(&self.store.path("partial").join(name))?;

@@ -51,10 +51,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Output`].
-    pub(super) fn print(self, json: bool, io: &mut Io) -> Result<()> {
-        let mut all = self.0.into_inner().expect("no thread panics while it adds");
+    pub(super) fn print(&self, json: bool, io: &mut Io) -> Result<()> {
+        let mut all = self.0.lock().expect("no thread panics while it adds");
         all.sort();
-        for planned in &all {
+        for planned in all.iter() {
             if json {
                 io.json(&Line { r#type: "planned", v: 1, planned }).map_err(Error::Output)?;
                 continue;

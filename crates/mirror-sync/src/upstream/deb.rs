@@ -195,7 +195,6 @@ pub(crate) fn offer(
         parallel::map(context.config.jobs, &wanted, |index| fetch_index(context, remote, &batch, index, whole));
     let fetched = fetched.into_iter().collect::<Result<Vec<_>>>()?;
     let extras = if whole { extras(context, source, remote, suites, &batch)? } else { Vec::new() };
-    batch.commit()?;
     let mut offer = Offer { indices: Vec::new(), verbatim: Vec::new() };
     for (index, fetched) in wanted.iter().zip(fetched) {
         let release = index.suite.release()?;

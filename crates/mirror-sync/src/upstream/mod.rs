@@ -208,7 +208,7 @@ impl Context<'_> {
         for (package, digest) in plan.packages.iter_mut().zip(digests) {
             package.sha256 = digest;
         }
-        batch.commit()
+        Ok(batch.count())
     }
 }
 
@@ -246,7 +246,7 @@ pub(crate) fn fetch_again(
         let batch = Batch::new(store, &fetcher);
         let sums = Sums { sha256: Some(sha256.clone()), sha512: None };
         match batch.fetch(std::slice::from_ref(&base), &Wanted { path, size: Some(size), sums }) {
-            Ok(_) => return batch.commit().map(|_| true),
+            Ok(_) => return Ok(true),
             Err(error @ Error::Write { .. }) => return Err(error),
             Err(_) => {}
         }

@@ -191,7 +191,6 @@ pub(crate) fn offer(context: &Context<'_>, remote: &Remote, root: &Root, whole: 
         .collect();
     let batch = Batch::new(context.store, context.fetcher);
     let digests = batch.fetch_all(context.config.jobs, &remote.bases, &files)?;
-    batch.commit()?;
     let mut offer = Offer { indices: Vec::new(), verbatim: Vec::new() };
     for kind in INDICES {
         let Some(number) = wanted.iter().position(|file| file.kind == kind) else { continue };

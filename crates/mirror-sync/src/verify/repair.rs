@@ -143,6 +143,7 @@ impl Repair<'_> {
                 }
                 return Ok(false);
             }
+            self.store.settle()?;
         }
         for path in paths.iter().filter(|path| **path != blob) {
             let link = self.store.temporary("link");
