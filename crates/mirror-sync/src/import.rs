@@ -103,6 +103,9 @@ pub(crate) struct Given {
     by_path: BTreeMap<String, Scrap>,
 }
 
+/// So many contents are settled together; those that were need not be brought again after an interruption.
+const TOGETHER: usize = 1000;
+
 impl Given {
     /// Returns each path in the snapshot and the file with the signature.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &Path)> {
@@ -160,6 +163,9 @@ impl<R: Read> Import<'_, R> {
                 return Err(self.forged(format!("the content of {sha256} has another digest")));
             }
             *(if is_here { &mut known } else { &mut new }) += 1;
+            if new % TOGETHER == 0 {
+                self.store.settle()?;
+            }
         };
         match files().find(|(_, size, sha256)| !self.store.has_blob(sha256, *size)) {
             Some((path, ..)) => Err(self.rejected(format!("lacks the content of {path}"))),

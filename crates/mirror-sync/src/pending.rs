@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -34,46 +35,47 @@ impl Pending {
 
     /// Adds a whole blob; false when another file with its content came first.
     pub(crate) fn add(&self, digest: &Digest, path: &Path) -> bool {
-        let mut blobs = self.lock();
-        if blobs.contains_key(digest) {
-            return false;
-        }
-        blobs.insert(digest.clone(), path.to_owned());
-        true
+        self.lock().entry(digest.clone()).or_insert_with(|| path.to_owned()) == path
     }
 
     /// Gives all of them their names; `name` says which, `on` is a directory of the same file system.
     ///
     /// # Errors
-    /// [`Error::Write`]; those that are not named yet are still pending.
+    /// [`Error::Write`]; then all are still pending.
     pub(crate) fn settle(&self, on: &Path, name: impl Fn(&Digest) -> PathBuf) -> Result<()> {
         let mut blobs = self.lock();
         if blobs.is_empty() {
             return Ok(());
         }
         if blobs.len() <= FEW {
-            for path in blobs.values() {
-                File::open(path).and_then(|file| file.sync_all()).map_err(Error::write(path))?;
+            for (digest, path) in blobs.iter() {
+                let file = File::open(path).or_else(|_| File::open(name(digest)));
+                file.and_then(|file| file.sync_all()).map_err(Error::write(path))?;
             }
         } else {
             sync_all(on)?;
         }
         let mut parents = BTreeSet::new();
-        while let Some(blob) = blobs.first_entry() {
-            let target = name(blob.key());
+        for (digest, path) in blobs.iter() {
+            let target = name(digest);
             let parent = target.parent().expect("a blob has a directory");
             if !parents.contains(parent) {
                 files::make_dir(parent)?;
                 parents.insert(parent.to_owned());
             }
-            fs::rename(blob.get(), &target).map_err(Error::write(&target))?;
-            blob.remove();
+            match fs::rename(path, &target) {
+                // An attempt before this one came so far.
+                Err(error) if error.kind() == ErrorKind::NotFound && target.is_file() => {}
+                other => other.map_err(Error::write(&target))?,
+            }
         }
         if parents.len() <= FEW {
-            parents.iter().try_for_each(|parent| toolkit::atomic::sync_dir(parent).map_err(Error::write(parent)))
+            parents.iter().try_for_each(|parent| toolkit::atomic::sync_dir(parent).map_err(Error::write(parent)))?;
         } else {
-            sync_all(on)
+            sync_all(on)?;
         }
+        blobs.clear();
+        Ok(())
     }
 }
 
@@ -90,4 +92,46 @@ impl Drop for Pending {
 fn sync_all(directory: &Path) -> Result<()> {
     let file = File::open(directory).map_err(Error::write(directory))?;
     nix::unistd::syncfs(&file).map_err(|error| Error::write(directory)(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_content_has_one_file_and_what_failed_is_tried_again() {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let tmp = dir.path().join("tmp");
+        fs::create_dir(&tmp).expect("writable");
+        let store = dir.path().join("store");
+        let name = |digest: &Digest| store.join(digest.as_str());
+        let pending = Pending::default();
+        let add = |content: &str, file: &str| {
+            let path = tmp.join(file);
+            fs::write(&path, content).expect("writable");
+            pending.add(&Digest::of(content.as_bytes()), &path)
+        };
+        assert!(add("one", "a") && add("two", "b"));
+        assert!(add("one", "a"), "the same file");
+        assert!(!add("one", "c"), "another one");
+        // In the place of the directory there is a file.
+        fs::write(&store, "").expect("writable");
+        pending.settle(&tmp, name).expect_err("no directory");
+        fs::remove_file(&store).expect("ours");
+        // The second of an attempt before this one had no name yet.
+        fs::create_dir(&store).expect("writable");
+        fs::rename(tmp.join("a"), name(&Digest::of(b"one"))).expect("ours");
+        pending.settle(&tmp, name).expect("writable");
+        for content in ["one", "two"] {
+            let digest = Digest::of(content.as_bytes());
+            assert_eq!(fs::read_to_string(name(&digest)).expect("named"), content);
+            assert!(pending.path(&digest).is_none());
+        }
+        pending.settle(&tmp, name).expect("nothing to do");
+        assert!(add("three", "d"));
+        drop(pending);
+        let left: Vec<_> =
+            fs::read_dir(&tmp).expect("there").map(|entry| entry.expect("readable").file_name()).collect();
+        assert_eq!(left, ["c"], "what nobody will name is removed");
+    }
 }

@@ -12,7 +12,8 @@
 //! ROOT/tmp/                     everything under construction; swept by the next writer
 //! ```
 //! Invariants: a blob has its final name only once it is whole and synced, and nothing that outlives the process refers
-//! to it before ([`Store::settle`]); what is published is made in `tmp` and renamed; one writer at a time holds `ROOT/lock`, whoever moves a channel holds `ROOT/channels/lock`.
+//! to it before ([`Store::settle`]); what is published is made in `tmp` and renamed; one writer at a time holds
+//! `ROOT/lock`, whoever moves a channel holds `ROOT/channels/lock`.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
