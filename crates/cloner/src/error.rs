@@ -43,7 +43,7 @@ pub enum Error {
         message: String,
     },
     /// The lock file's content.
-    #[error("{}: {message}", path.display())]
+    #[error("lock file {}: {message}", path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum Error {
         message: String,
     },
     /// The refs index that was given.
-    #[error("{}: {message}", path.display())]
+    #[error("refs index {}: {message}", path.display())]
     Refs {
         /// The index.
         path: PathBuf,
@@ -92,6 +92,10 @@ impl Failure for Error {
             Self::Usage { hint, .. }
             | Self::Manifest(ManifestError::At { hint, .. } | ManifestError::Override { hint, .. }) => hint.clone(),
             Self::Busy { .. } => Some("leave --no-wait out to wait for it".to_owned()),
+            Self::Lock { .. } => {
+                Some("a run with --lock, without --locked and --update, makes one where there is none".to_owned())
+            }
+            Self::Refs { .. } => Some("`mirror-sync apply` writes one".to_owned()),
             _ => None,
         }
     }

@@ -97,7 +97,7 @@ impl Signed {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The file cannot be read.
-    #[error("{file}: {source}")]
+    #[error("cannot read the manifest {file}: {source}")]
     Read {
         /// The manifest's path.
         file: String,

@@ -277,7 +277,8 @@ fn wrong_manifests_are_refused_with_65_and_a_place() {
         assert_eq!(ran.err.lines().filter(|line| !line.contains("hint:")).count(), 1, "{}", ran.err);
     }
     std::fs::remove_file(scratch.path("repos.yaml")).expect("removed");
-    scratch.run(&[]).code(65);
+    let ran = scratch.run(&[]).code(65);
+    assert!(ran.err.contains("error: cannot read the manifest repos.yaml: "), "{}", ran.err);
     assert!(!scratch.root().exists());
 }
 
@@ -342,7 +343,8 @@ fn a_lock_file_fixes_what_is_placed() {
     let unwritable = scratch.run(&["--lock", "nowhere/lock", "--json"]).code(73);
     assert_eq!(unwritable.state("a"), "unchanged", "what was done is said all the same");
     std::fs::write(scratch.path("lock"), "x").expect("written");
-    scratch.run(&["--lock", "lock", "--locked"]).code(65);
+    let ran = scratch.run(&["--lock", "lock", "--locked"]).code(65);
+    assert!(ran.err.contains("error: lock file lock: ") && ran.err.contains("hint: a run with --lock"), "{}", ran.err);
 }
 
 #[test]

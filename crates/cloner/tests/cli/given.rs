@@ -76,5 +76,6 @@ fn what_the_file_does_not_know_is_an_error() {
     let refused = scratch.run(&options).code(65);
     assert!(refused.err.contains("index") && refused.err.contains("line 1"), "{}", refused.err);
     std::fs::remove_file(scratch.path("index")).expect("there");
-    scratch.run(&options).code(65);
+    let ran = scratch.run(&options).code(65);
+    assert!(ran.err.contains("error: refs index ") && ran.err.contains("mirror-sync apply"), "{}", ran.err);
 }
