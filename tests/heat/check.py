@@ -191,6 +191,24 @@ def control_nodes_stay():
         none_found('the new one knows the control nodes', findings)
 
 
+def addresses_stay():
+    """Control nodes of a stack that was made before they had addresses of their own are not moved to these."""
+    directory = mutated('3role.yaml', "          address_prefix: {if: [several, {get_param: net_prefix}, '']}\n          address_base: 50\n", '')
+    for made, status in ((1, 'COMPLETE'), (2, 'FAILED')):
+        site = Site(directory=directory)
+        stack = site.create(f'earlier-{made}', '3role.yaml', ['3role.yaml', 'small.yaml'], control_count=made)
+        before = {server.name: server.ports[0]['fixed_ips'][0]['ip_address'] for server in site.cloud.nova.all.values()}
+        site.directory = HEAT
+        stack = site.engine.update(stack, site.read('3role.yaml', ['3role.yaml', 'small.yaml'], control_count=made))
+        ok(f'an earlier stack with {made} control: UPDATE {status}', stack['stack_status'] == status, stack['stack_status_reason'])
+        if status == 'FAILED':
+            ok('by the name of what would move', 'immutable' in stack['stack_status_reason'] and 'address_prefix' in stack['stack_status_reason'],
+               stack['stack_status_reason'])
+        after = {server.name: server.ports[0]['fixed_ips'][0]['ip_address'] for server in site.cloud.nova.all.values()}
+        ok('every node is where it was', before == after, f'{before}\n{after}')
+    shutil.rmtree(os.path.dirname(directory))
+
+
 def failures():
     def boot(server):
         if server.name == 'control1':
@@ -297,6 +315,7 @@ def main():
     life(schema, options.dump)
     variants(schema)
     control_nodes_stay()
+    addresses_stay()
     failures()
     these_checks(schema)
     if schema is None:
