@@ -52,6 +52,9 @@ pub(crate) fn read(words: &[OsString], io: &mut Io) -> Result<(PathBuf, Vec<Repo
     }
     let repos = manifest.repos()?;
     manifest.warnings().into_iter().for_each(|warning| io.warn(warning));
+    if repos.is_empty() {
+        io.warn(format_args!("{}: no repository in it; a mapping with a `source` is one", path.display()));
+    }
     let path = std::path::absolute(&path).unwrap_or(path);
     Ok((path, repos))
 }

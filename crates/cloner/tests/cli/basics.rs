@@ -365,3 +365,13 @@ fn a_manifest_extends_another_and_slips_are_warned_about() {
     assert_eq!(scratch.run(&["--json"]).code(0).state("a"), "placed");
     assert_eq!(scratch.read("m/a/file"), "1");
 }
+
+#[test]
+fn a_manifest_without_a_repository_is_warned_about() {
+    let scratch = Scratch::new();
+    for empty in ["{}\n", "dest: x\na: {surce: 'https://example.org/a'}\n"] {
+        scratch.manifest(empty);
+        let ran = scratch.run(&[]).code(0);
+        assert!(ran.err.contains("warning: repos.yaml: no repository in it"), "{}", ran.err);
+    }
+}
