@@ -452,7 +452,7 @@ fn a_full_disk_behind_stdout() {
         "hiera-consul lookup --hiera_config hiera.yaml a",
         "node-metadata get role",
         "node-metadata dump",
-        "cloner --json repos.yaml",
+        "cloner -q --json repos.yaml",
     ] {
         let (tool, rest) = words.split_once(' ').unwrap();
         let mut command = bench.command(tool, rest.split(' '));

@@ -49,7 +49,7 @@ fn a_reader_that_leaves_ends_every_tool_quietly() {
         "node-metadata dump",
         "node-metadata get big",
         "mirror-sync --config mirror.yaml list --json",
-        "cloner --json repos.yaml",
+        "cloner -q --json repos.yaml",
         "ts -s --json",
         "ts -l --json",
         "ts -c",
