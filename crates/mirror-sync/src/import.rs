@@ -22,6 +22,7 @@ use crate::export::base_of;
 use crate::files;
 use crate::git::{Git, Pinned, Scrap, published};
 use crate::manifest::{Manifest, Repo};
+use crate::pending::TOGETHER;
 use crate::publish::{self, Publisher, Signatures};
 use crate::sign::{Keyring, SigningKey};
 use crate::snapshot;
@@ -102,9 +103,6 @@ pub(crate) struct Given {
     /// By their path in the snapshot.
     by_path: BTreeMap<String, Scrap>,
 }
-
-/// So many contents are settled together; those that were need not be brought again after an interruption.
-const TOGETHER: usize = 1000;
 
 impl Given {
     /// Returns each path in the snapshot and the file with the signature.

@@ -14,6 +14,10 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 
+/// So many are settled together where more come one after the other: those need not be brought again after an
+/// interruption.
+pub(crate) const TOGETHER: usize = 1000;
+
 /// So many files are synced one by one: `syncfs` also waits for what others wrote.
 const FEW: usize = 8;
 

@@ -13,13 +13,11 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::parallel;
+use crate::pending::TOGETHER;
 use crate::rpm::{self, elements::Elements};
 use crate::state::{DebState, Found, FoundRpm, RpmState, State};
 use crate::store::{Staged, Stamp, Store};
 use crate::upstream::Context;
-
-/// So many packages are settled together; those that were are not read again after an interruption.
-const TOGETHER: usize = 1000;
 
 /// What is remembered of a package file.
 pub(super) trait Taken: Sized + Send + Sync {

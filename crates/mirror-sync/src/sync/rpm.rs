@@ -128,19 +128,25 @@ impl Format for Rpm {
     }
 
     fn pick(context: &Context<'_>, union: &Union<'_, RpmSource>) -> Result<Picked> {
-        let directories: Vec<Option<Directory<'_>>> = union
-            .directories
-            .iter()
-            .map(|state| match state {
-                Some(State::Rpm(state)) => Ok(Some((state, Elements::read(context.store, &state.elements)?))),
-                _ => Ok(None),
-            })
-            .collect::<Result<_>>()?;
+        let mut blobs = Vec::with_capacity(union.directories.len());
+        for state in &union.directories {
+            blobs.push(match state {
+                Some(State::Rpm(state)) => Some((state, Elements::read(context.store, &state.elements)?)),
+                _ => None,
+            });
+        }
+        let mut directories: Vec<Option<Directory<'_>>> = Vec::with_capacity(blobs.len());
+        for blob in &blobs {
+            directories.push(match blob {
+                Some((state, elements)) => Some((state, elements.split(state)?)),
+                None => None,
+            });
+        }
         let mut packages = Packages::new(union.recommends);
         for (number, (source, indices)) in union.sources.iter().enumerate() {
             let number = u16::try_from(number).map_err(|_| Error::Bug("too many sources".into()))?;
-            if let Some((state, elements)) = &directories[usize::from(number)] {
-                for (offset, [primary, ..]) in elements.split(state)?.into_iter().enumerate() {
+            if let Some((_, elements)) = &directories[usize::from(number)] {
+                for (offset, [primary, ..]) in elements.iter().enumerate() {
                     let place = Where { source: number, index: 0, offset: offset as u64 };
                     packages.add_element(place, primary)?;
                 }
@@ -160,8 +166,8 @@ impl Format for Rpm {
     }
 }
 
-/// A directory's packages and their elements.
-type Directory<'a> = (&'a RpmState, Elements);
+/// A directory's packages and the elements of each.
+type Directory<'a> = (&'a RpmState, Vec<[&'a [u8]; 3]>);
 
 /// Finds owners of files that only `filelists` names.
 fn owners(
@@ -192,7 +198,7 @@ fn owners(
             Ok(())
         };
         if let Some((state, elements)) = &directories[number] {
-            for (package, [_, filelists, _]) in state.packages.iter().zip(elements.split(state)?) {
+            for (package, [_, filelists, _]) in state.packages.iter().zip(elements) {
                 look(filelists, &package.file, &mut found)?;
             }
             for (offset, package) in state.packages.iter().enumerate() {
